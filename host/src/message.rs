@@ -1,0 +1,438 @@
+//! The plain data that the stages share: a [`Batch`] of messages as columns, what a plugin made of it ([`Outcome`]), and
+//! what became of it ([`Tally`]).
+//!
+//! Nothing here is allocated per message: the driver decodes into the columns, the plugin reads the same columns, a sink
+//! slices forwarded records from them, and the batch that travels back to the driver is the acknowledgement.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use wasmtime::component::{ComponentType, Lift, Lower};
+
+/// A column of byte strings: item `i` is `data[ends[i - 1]..ends[i]]`, with 0 before the first end.
+#[derive(Debug, Default, Clone, PartialEq, Eq, ComponentType, Lower)]
+#[component(record)]
+pub struct Column {
+    /// The items, one after the other.
+    pub data: Vec<u8>,
+    /// Where each item ends in `data`, never falling.
+    pub ends: Vec<u32>,
+}
+
+impl Column {
+    /// Appends one item.
+    #[inline]
+    pub fn push(&mut self, item: &[u8]) {
+        self.data.extend_from_slice(item);
+        self.ends.push(self.data.len() as u32);
+    }
+
+    /// How many items there are.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is no item.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Item `index`; empty where there is none.
+    #[inline]
+    pub fn get(&self, index: usize) -> &[u8] {
+        slice(&self.data, &self.ends, index)
+    }
+
+    /// Forgets the items, keeps the memory.
+    pub fn clear(&mut self) {
+        self.data.clear();
+        self.ends.clear();
+    }
+}
+
+#[inline]
+fn slice<'a>(data: &'a [u8], ends: &[u32], index: usize) -> &'a [u8] {
+    let Some(&end) = ends.get(index) else { return &[] };
+    let start = if index == 0 { 0 } else { ends[index - 1] };
+    data.get(start as usize..end as usize).unwrap_or_default()
+}
+
+/// MQTT quality of service (MQTT 3.1.1 section 4.3).
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum QoS {
+    /// QoS 0.
+    AtMostOnce = 0,
+    /// QoS 1.
+    #[default]
+    AtLeastOnce = 1,
+    /// QoS 2.
+    ExactlyOnce = 2,
+}
+
+/// QoS, RETAIN and DUP of one PUBLISH, in one byte: QoS in bits 0 and 1, RETAIN in bit 2, DUP in bit 3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flags(u8);
+
+impl Flags {
+    /// From the three values of a PUBLISH.
+    pub fn new(qos: QoS, retain: bool, duplicate: bool) -> Self {
+        Flags(qos as u8 | (retain as u8) << 2 | (duplicate as u8) << 3)
+    }
+
+    /// From the first byte of a PUBLISH (MQTT 3.1.1 section 3.3.1) whose QoS has been checked to be below 3.
+    #[inline]
+    pub fn from_first_byte(first: u8) -> Self {
+        Flags((first >> 1) & 3 | (first & 1) << 2 | first & 8)
+    }
+
+    /// The quality of service that the message was delivered with.
+    #[inline]
+    pub fn qos(self) -> QoS {
+        match self.0 & 3 {
+            0 => QoS::AtMostOnce,
+            1 => QoS::AtLeastOnce,
+            _ => QoS::ExactlyOnce,
+        }
+    }
+
+    /// A retained message, sent because the subscription is new.
+    pub fn retain(self) -> bool {
+        self.0 & 4 != 0
+    }
+
+    /// The broker says that it may have sent this message before.
+    pub fn duplicate(self) -> bool {
+        self.0 & 8 != 0
+    }
+
+    /// The byte as the WIT's `delivery` column carries it.
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+}
+
+/// Receive sequence numbers of a source, as ascending runs. A number is given to every message that enters the host, starts
+/// at 0 when the host starts and is never used twice, so it also tells connections apart: an acknowledgement whose number
+/// is older than a connection never leaves on it.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Sequences(Vec<Range<u64>>);
+
+impl Sequences {
+    /// Appends a number that is greater than all before it.
+    #[inline]
+    pub fn push(&mut self, sequence: u64) {
+        match self.0.last_mut() {
+            Some(run) if run.end == sequence => run.end += 1,
+            _ => self.0.push(sequence..sequence + 1),
+        }
+    }
+
+    /// The runs, ascending and apart.
+    pub fn runs(&self) -> &[Range<u64>] {
+        &self.0
+    }
+
+    /// The numbers, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().cloned().flatten()
+    }
+
+    /// Forgets the numbers, keeps the memory.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// What became of the messages of a batch; the terms of the loss equation
+/// `received = committed + dropped + dead_lettered + in_flight`.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Tally {
+    /// At least one record was made of the message, and the sink has committed all of them.
+    pub committed: u64,
+    /// The plugin dropped it, or emitted nothing.
+    pub dropped: u64,
+    /// Rejected, faulting or impossible to write, and its dead letter is committed (or the policy says to drop it).
+    pub dead_lettered: u64,
+}
+
+impl Tally {
+    /// All messages that are settled.
+    pub fn total(&self) -> u64 {
+        self.committed + self.dropped + self.dead_lettered
+    }
+}
+
+/// Messages in receive order, as columns: what the driver hands to a plugin worker, and, with its [`Tally`], what comes
+/// back as their acknowledgement.
+#[derive(Debug, Default, Clone)]
+pub struct Batch {
+    /// MQTT topic names; UTF-8, checked by the driver.
+    pub topics: Arc<Column>,
+    /// Payloads, byte for byte.
+    pub payloads: Arc<Column>,
+    /// Packet identifiers; 0 at QoS 0.
+    pub packet_ids: Vec<u16>,
+    /// QoS, retain, duplicate.
+    pub flags: Vec<Flags>,
+    /// When the packet was read, in nanoseconds since the Unix epoch.
+    pub received_at: Vec<u64>,
+    /// MQTT 5 property blocks as they came (without their length), of those messages that have one.
+    pub properties: Vec<(u32, Box<[u8]>)>,
+    /// The messages' receive sequence numbers, in the order of the columns. What is in here is acknowledged when the batch
+    /// is sent back; a worker takes out what it holds.
+    pub sequences: Sequences,
+    /// Filled by whoever settles the batch.
+    pub tally: Tally,
+}
+
+impl Batch {
+    /// How many messages there are.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.flags.len()
+    }
+
+    /// Whether there is no message.
+    pub fn is_empty(&self) -> bool {
+        self.flags.is_empty()
+    }
+
+    /// Bytes of topics, payloads and properties.
+    pub fn bytes(&self) -> usize {
+        let properties: usize = self.properties.iter().map(|(_, block)| block.len()).sum();
+        self.topics.data.len() + self.payloads.data.len() + properties
+    }
+
+    /// One message, borrowed.
+    #[inline]
+    pub fn message(&self, index: usize) -> Message<'_> {
+        Message { batch: self, index }
+    }
+
+    /// The messages, borrowed.
+    pub fn messages(&self) -> impl Iterator<Item = Message<'_>> {
+        (0..self.len()).map(|index| self.message(index))
+    }
+
+    /// Appends a copy of message `index` of `other`. The sequence number is the caller's business.
+    pub fn push_from(&mut self, other: &Batch, index: usize) {
+        let position = self.len() as u32;
+        Arc::make_mut(&mut self.topics).push(other.topics.get(index));
+        Arc::make_mut(&mut self.payloads).push(other.payloads.get(index));
+        self.packet_ids.push(other.packet_ids[index]);
+        self.flags.push(other.flags[index]);
+        self.received_at.push(other.received_at[index]);
+        if let Some(block) = other.message(index).properties() {
+            self.properties.push((position, block.into()));
+        }
+    }
+
+    /// Empties the batch for the next use and keeps its memory, where nobody else still reads the columns.
+    pub fn clear(&mut self) {
+        for column in [&mut self.topics, &mut self.payloads] {
+            match Arc::get_mut(column) {
+                Some(column) => column.clear(),
+                None => *column = Arc::default(),
+            }
+        }
+        self.packet_ids.clear();
+        self.flags.clear();
+        self.received_at.clear();
+        self.properties.clear();
+        self.sequences.clear();
+        self.tally = Tally::default();
+    }
+}
+
+/// One message of a batch, borrowed.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    batch: &'a Batch,
+    index: usize,
+}
+
+impl<'a> Message<'a> {
+    /// Its place in the batch.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The MQTT topic name.
+    pub fn topic(&self) -> &'a str {
+        // The driver has checked the whole column; should that ever be wrong, a message without a topic is better than a crash.
+        std::str::from_utf8(self.batch.topics.get(self.index)).unwrap_or_default()
+    }
+
+    /// The payload, byte for byte.
+    pub fn payload(&self) -> &'a [u8] {
+        self.batch.payloads.get(self.index)
+    }
+
+    /// The packet identifier; 0 at QoS 0.
+    pub fn packet_id(&self) -> u16 {
+        self.batch.packet_ids[self.index]
+    }
+
+    /// QoS, retain, duplicate.
+    pub fn flags(&self) -> Flags {
+        self.batch.flags[self.index]
+    }
+
+    /// When the packet was read, in nanoseconds since the Unix epoch.
+    pub fn received_at(&self) -> u64 {
+        self.batch.received_at[self.index]
+    }
+
+    /// The MQTT 5 property block as it came, if there was one.
+    pub fn properties(&self) -> Option<&'a [u8]> {
+        let properties = &self.batch.properties;
+        let at = properties.binary_search_by_key(&(self.index as u32), |(index, _)| *index).ok()?;
+        Some(&properties[at].1)
+    }
+}
+
+/// What a plugin decides about one message. The values are those of the WIT's enum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ComponentType, Lift)]
+#[component(enum)]
+#[repr(u8)]
+pub enum Verdict {
+    /// Forward the message unchanged.
+    #[component(name = "pass")]
+    Pass,
+    /// Acknowledge it and write nothing.
+    #[component(name = "drop")]
+    Drop,
+    /// Write the outputs that name it.
+    #[component(name = "emit")]
+    Emit,
+    /// Dead-letter it, with a reason.
+    #[component(name = "reject")]
+    Reject,
+    /// Absorbed: acknowledged when a later flush commits.
+    #[component(name = "hold")]
+    Hold,
+}
+
+/// A column that came out of a plugin; the same shape as [`Column`], in memory that records can share.
+#[derive(Debug, Default, Clone, ComponentType, Lift)]
+#[component(record)]
+pub struct OutputColumn {
+    /// The items, one after the other.
+    pub data: Bytes,
+    /// Where each item ends; checked before anything else sees the column.
+    pub ends: Vec<u32>,
+}
+
+impl OutputColumn {
+    /// Item `index`; empty where there is none.
+    #[inline]
+    pub fn get(&self, index: usize) -> &[u8] {
+        slice(&self.data, &self.ends, index)
+    }
+}
+
+/// Records that a plugin emitted, as columns.
+#[derive(Debug, Default, Clone)]
+pub struct Outputs {
+    /// For each output, the index of its message; never falling. Empty for the outputs of a flush.
+    pub of: Vec<u32>,
+    /// Destination topics; no column or an empty item means the source's own.
+    pub topics: OutputColumn,
+    /// Keys; no column or an empty item means the source's own.
+    pub keys: OutputColumn,
+    /// Values, one for each output.
+    pub values: OutputColumn,
+}
+
+impl Outputs {
+    /// How many outputs there are.
+    pub fn len(&self) -> usize {
+        self.values.ends.len()
+    }
+
+    /// Whether there is no output.
+    pub fn is_empty(&self) -> bool {
+        self.values.ends.is_empty()
+    }
+
+    /// Bytes of topics, keys and values.
+    pub fn bytes(&self) -> usize {
+        self.topics.data.len() + self.keys.data.len() + self.values.data.len()
+    }
+}
+
+/// What a plugin made of a batch, checked: lengths agree, ends are in order and in range, outputs belong to `emit`.
+#[derive(Debug, Default, Clone)]
+pub struct Outcome {
+    /// One for each message. Empty: every message passes.
+    pub verdicts: Vec<Verdict>,
+    /// What the messages with [`Verdict::Emit`] became.
+    pub outputs: Outputs,
+    /// Why messages with [`Verdict::Reject`] were rejected; ascending, at most one for each.
+    pub reasons: Vec<(u32, String)>,
+}
+
+/// What a plugin worker is asked to do.
+#[derive(Debug)]
+pub enum Work {
+    /// Process these messages.
+    Batch(Box<Batch>),
+    /// Flush what is held: the window of unacknowledged messages is nearly full.
+    Flush,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_column_gives_back_its_items() {
+        let mut column = Column::default();
+        for item in [&b"a"[..], b"", b"bcd"] {
+            column.push(item);
+        }
+        assert_eq!((column.get(0), column.get(1), column.get(2), column.get(3)), (&b"a"[..], &b""[..], &b"bcd"[..], &b""[..]));
+    }
+
+    #[test]
+    fn flags_are_those_of_the_first_byte() {
+        // PUBLISH with DUP, QoS 2 and RETAIN: 0011 1101.
+        let flags = Flags::from_first_byte(0x3d);
+        assert_eq!(flags, Flags::new(QoS::ExactlyOnce, true, true));
+        assert_eq!((flags.qos(), flags.retain(), flags.duplicate()), (QoS::ExactlyOnce, true, true));
+        assert_eq!(Flags::from_first_byte(0x30), Flags::new(QoS::AtMostOnce, false, false));
+    }
+
+    #[test]
+    fn sequences_join_neighbours() {
+        let mut sequences = Sequences::default();
+        for n in [4, 5, 6, 9, 11, 12] {
+            sequences.push(n);
+        }
+        assert_eq!(sequences.runs(), [4..7, 9..10, 11..13]);
+        assert_eq!(sequences.iter().collect::<Vec<_>>(), [4, 5, 6, 9, 11, 12]);
+    }
+
+    #[test]
+    fn a_copied_message_keeps_its_properties() {
+        let mut from = Batch::default();
+        for (topic, block) in [("a", None), ("b", Some(vec![3, 0, 1, b'x'].into_boxed_slice()))] {
+            Arc::make_mut(&mut from.topics).push(topic.as_bytes());
+            Arc::make_mut(&mut from.payloads).push(b"payload");
+            from.packet_ids.push(7);
+            from.flags.push(Flags::new(QoS::AtLeastOnce, false, false));
+            from.received_at.push(1);
+            if let Some(block) = block {
+                from.properties.push((from.len() as u32 - 1, block));
+            }
+        }
+        let mut to = Batch::default();
+        to.push_from(&from, 1);
+        let message = to.message(0);
+        assert_eq!((message.topic(), message.payload(), message.properties()), ("b", &b"payload"[..], Some(&[3, 0, 1, b'x'][..])));
+        assert_eq!(from.message(0).properties(), None);
+    }
+}

@@ -1,0 +1,80 @@
+//! What the host counts. One writer for each count, one short lock for each batch, never one for each message.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+use crate::message::Tally;
+
+/// The loss equation of a source: `received = committed + dropped + dead_lettered + in_flight`, in messages. A copy is one
+/// consistent snapshot.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Ledger {
+    /// Messages that entered the host; a redelivery counts again, a suppressed QoS 2 duplicate does not.
+    pub received: u64,
+    /// Bytes of their topics and payloads.
+    pub received_bytes: u64,
+    /// What became of those that are settled.
+    pub settled: Tally,
+}
+
+impl Ledger {
+    /// Messages that are received and not settled.
+    pub fn in_flight(&self) -> u64 {
+        self.received.saturating_sub(self.settled.total())
+    }
+}
+
+/// The counts of one source.
+#[derive(Debug, Default)]
+pub struct SourceMetrics {
+    ledger: Mutex<Ledger>,
+    /// CONNACKs that accepted a connection.
+    pub connections: AtomicU64,
+    /// Connections that ended, for whatever reason.
+    pub disconnections: AtomicU64,
+    /// Connection attempts and connections that failed, packets that were malformed.
+    pub errors: AtomicU64,
+    /// QoS 2 messages that arrived again and were not processed twice.
+    pub duplicates_suppressed: AtomicU64,
+    /// Messages with the DUP flag that were processed (again, or for the first time here).
+    pub redeliveries: AtomicU64,
+    /// Packets greater than `max_packet_size`.
+    pub oversized: AtomicU64,
+    /// Batches handed to plugin workers.
+    pub batches: AtomicU64,
+    /// Calls of the plugin that trapped, exceeded a limit or returned nonsense.
+    pub plugin_faults: AtomicU64,
+    /// Nanoseconds spent in the plugin.
+    pub plugin_nanos: AtomicU64,
+    /// Records that the sink has committed, dead letters included.
+    pub records_written: AtomicU64,
+    /// Writes that the sink had to repeat.
+    pub sink_retries: AtomicU64,
+}
+
+impl SourceMetrics {
+    /// Messages were read. Called by the driver, once for each read.
+    pub fn received(&self, messages: u64, bytes: u64) {
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        ledger.received += messages;
+        ledger.received_bytes += bytes;
+    }
+
+    /// Messages are settled. Called by the driver, once for each batch that comes back.
+    pub fn settled(&self, tally: Tally) {
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        ledger.settled.committed += tally.committed;
+        ledger.settled.dropped += tally.dropped;
+        ledger.settled.dead_lettered += tally.dead_lettered;
+    }
+
+    /// The loss equation as it stands.
+    pub fn ledger(&self) -> Ledger {
+        *self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds to one of the counts.
+    pub fn add(count: &AtomicU64, n: u64) {
+        count.fetch_add(n, Relaxed);
+    }
+}
