@@ -184,6 +184,9 @@ pub struct Batch {
     /// The messages' receive sequence numbers, in the order of the columns. What is in here is acknowledged when the batch
     /// is sent back; a worker takes out what it holds.
     pub sequences: Sequences,
+    /// Set when the packet was greater than `max_packet_size`, to its size in bytes: then this is the batch's only message, its
+    /// payload was skipped, and it goes to the dead letters and past the plugin.
+    pub oversized: Option<usize>,
     /// Filled by whoever settles the batch.
     pub tally: Tally,
 }
@@ -243,6 +246,7 @@ impl Batch {
         self.received_at.clear();
         self.properties.clear();
         self.sequences.clear();
+        self.oversized = None;
         self.tally = Tally::default();
     }
 }
@@ -394,7 +398,10 @@ mod tests {
         for item in [&b"a"[..], b"", b"bcd"] {
             column.push(item);
         }
-        assert_eq!((column.get(0), column.get(1), column.get(2), column.get(3)), (&b"a"[..], &b""[..], &b"bcd"[..], &b""[..]));
+        assert_eq!(
+            (column.get(0), column.get(1), column.get(2), column.get(3)),
+            (&b"a"[..], &b""[..], &b"bcd"[..], &b""[..])
+        );
     }
 
     #[test]
@@ -432,7 +439,10 @@ mod tests {
         let mut to = Batch::default();
         to.push_from(&from, 1);
         let message = to.message(0);
-        assert_eq!((message.topic(), message.payload(), message.properties()), ("b", &b"payload"[..], Some(&[3, 0, 1, b'x'][..])));
+        assert_eq!(
+            (message.topic(), message.payload(), message.properties()),
+            ("b", &b"payload"[..], Some(&[3, 0, 1, b'x'][..]))
+        );
         assert_eq!(from.message(0).properties(), None);
     }
 }

@@ -42,7 +42,10 @@ impl Status {
     /// Why the source is not ready, one line for each part; empty when it is.
     pub fn reasons(&self) -> Vec<String> {
         let parts = self.parts();
-        parts.iter().filter_map(|(part, reason)| Some(format!("{}: {}", part.name(), reason.as_ref()?))).collect()
+        parts
+            .iter()
+            .filter_map(|(part, reason)| Some(format!("{}: {}", part.name(), reason.as_ref()?)))
+            .collect()
     }
 
     fn parts(&self) -> MutexGuard<'_, BTreeMap<Part, Option<String>>> {
