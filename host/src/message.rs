@@ -152,9 +152,9 @@ impl Sequences {
 pub struct Tally {
     /// At least one record was made of the message, and the sink has committed all of them.
     pub committed: u64,
-    /// The plugin dropped it, or emitted nothing.
+    /// The plugin dropped it, emitted nothing, or the policy for bad messages says drop.
     pub dropped: u64,
-    /// Rejected, faulting or impossible to write, and its dead letter is committed (or the policy says to drop it).
+    /// Rejected, faulting, oversized or impossible to write, and its dead letter is committed.
     pub dead_lettered: u64,
 }
 
