@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::log::Level;
 use crate::raw::plugin::rivven::connect::source::{Column, Delivery, Description, Properties};
-use crate::state::StateError;
+use crate::raw::plugin::rivven::connect::state::StateError;
 
 /// What a plugin can do to the host, and what a test can see of it.
 #[derive(Debug, Default)]
@@ -80,7 +80,7 @@ pub(crate) fn describe() -> Description {
 
 /// Messages as a host would hand them over.
 #[derive(Debug, Default)]
-pub(crate) struct Batch {
+pub struct Batch {
     topics: Column,
     payloads: Column,
     delivery: Vec<Delivery>,
@@ -91,7 +91,8 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    pub(crate) fn push(
+    /// Appends a message.
+    pub fn push(
         &mut self,
         topic: &str,
         payload: &[u8],

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use crate::host::Batch;
+pub use crate::host::Batch;
 use crate::message::{Columns, Message};
 use crate::output::{Output, Records, Writer};
 use crate::raw::aggregate::exports::rivven::connect::aggregate::Outputs;
@@ -27,7 +27,6 @@ impl<P: Plugin> Slot<P> {
     }
 
     /// `transform.process`
-    #[allow(private_interfaces, reason = "in a component, where this is called, the type is public")]
     pub fn process(&self, batch: &Batch) -> Results {
         self.with(|plugin| process(plugin, batch))
     }

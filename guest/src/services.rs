@@ -61,8 +61,42 @@ pub mod metrics {
 /// bytes, a value at most 1 MiB, and all together at most the configured limit. For now the store is empty after a restart
 /// of the host.
 pub mod state {
-    #[doc(inline)]
-    pub use crate::raw::plugin::rivven::connect::state::StateError;
+    use std::fmt;
+
+    use crate::raw::plugin::rivven::connect::state::StateError as Raw;
+
+    /// Why something was not written.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum StateError {
+        /// The key is empty or over 256 bytes.
+        InvalidKey,
+        /// The value is over 1 MiB.
+        ValueTooLarge,
+        /// It would exceed the configured limit of the whole store.
+        Full,
+    }
+
+    impl fmt::Display for StateError {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(match self {
+                Self::InvalidKey => "the key of a state entry is empty or over 256 bytes",
+                Self::ValueTooLarge => "the value of a state entry is over 1 MiB",
+                Self::Full => "the plugin's state is full",
+            })
+        }
+    }
+
+    impl std::error::Error for StateError {}
+
+    impl From<Raw> for StateError {
+        fn from(error: Raw) -> Self {
+            match error {
+                Raw::InvalidKey => Self::InvalidKey,
+                Raw::ValueTooLarge => Self::ValueTooLarge,
+                Raw::Full => Self::Full,
+            }
+        }
+    }
 
     /// The value of `key`, if there is one.
     pub fn get(key: &str) -> Option<Vec<u8>> {
@@ -74,7 +108,7 @@ pub mod state {
     /// # Errors
     /// The key or the value has not the right length, or the store is full; nothing was written.
     pub fn set(key: &str, value: impl AsRef<[u8]>) -> Result<(), StateError> {
-        crate::host::set(key, value.as_ref())
+        Ok(crate::host::set(key, value.as_ref())?)
     }
 
     /// Removes `key`; nothing happens when there is none.

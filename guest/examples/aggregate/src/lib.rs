@@ -97,7 +97,10 @@ mod tests {
         );
 
         assert_eq!(aggregate.process("room/1", "1"), Decision::Hold);
-        assert_eq!(aggregate.flush().unwrap(), [record(r#"{"min":1.0,"mean":1.0,"max":1.0,"count":1}"#, "room/1")]);
+        assert_eq!(
+            aggregate.flush().unwrap(),
+            [record(r#"{"min":1.0,"mean":1.0,"max":1.0,"count":1}"#, "room/1")]
+        );
     }
 
     #[test]
