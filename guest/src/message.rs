@@ -114,3 +114,17 @@ impl<'a> Message<'a> {
         columns.delivery.get_or_init(|| columns.batch.delivery())[self.index]
     }
 }
+
+impl Default for Properties {
+    /// Without any property, to be filled in by tests.
+    fn default() -> Self {
+        Self {
+            content_type: None,
+            response_topic: None,
+            correlation_data: None,
+            message_expiry: None,
+            payload_is_utf8: false,
+            user: Vec::new(),
+        }
+    }
+}

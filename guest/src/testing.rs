@@ -199,7 +199,7 @@ impl<P: AggregatingPlugin> Harness<P> {
 }
 
 /// Columns back to rows.
-fn decisions(results: Results) -> Vec<Decision> {
+pub(crate) fn decisions(results: Results) -> Vec<Decision> {
     let Results { verdicts, output_of, topics, keys, values, reasons } = results;
     let mut outputs = output_of.into_iter().zip(records(&topics, &keys, &values)).peekable();
     let mut reasons = reasons.into_iter();
