@@ -11,7 +11,7 @@
 //! | `set:K=V`, `set-trap:K=V`, `get:K` | writes state and passes; the same and panics; emits what is there, if anything |
 //! | `fill` | writes state until that is refused; rejects with the refusal |
 //! | `read:PATH`, `env` | emits a file, or rejects with the error; emits what it sees of arguments and environment |
-//! | `nonsense:RULE` | breaks a rule of the results of the whole batch, see [`nonsense`] |
+//! | `nonsense:RULE` | breaks a rule of the results of the whole batch, see `nonsense.rs` |
 //!
 //! The configuration is one word: `"refuse"`, `"trap"` and `"spin"` do so in `init`.
 #![cfg(target_arch = "wasm32")]
