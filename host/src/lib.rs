@@ -5,5 +5,6 @@ pub mod delivery;
 pub mod error;
 pub mod message;
 pub mod metrics;
+pub mod properties;
 pub mod record;
 pub mod status;
