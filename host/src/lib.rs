@@ -7,4 +7,6 @@ pub mod message;
 pub mod metrics;
 pub mod properties;
 pub mod record;
+pub mod sink;
 pub mod status;
+pub mod tls;
