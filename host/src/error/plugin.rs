@@ -1,9 +1,7 @@
-//! Every error of the library, grouped by who has to act on it.
+//! The plugin: whoever builds or configures it has to act.
 
 use std::path::PathBuf;
 use std::time::Duration;
-
-// ---- The plugin: whoever builds or configures it has to act.
 
 /// Why a plugin cannot be used. Each names the file.
 #[derive(Debug, thiserror::Error)]
