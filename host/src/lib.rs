@@ -5,5 +5,7 @@ pub mod delivery;
 pub mod error;
 pub mod message;
 pub mod metrics;
+pub mod mqtt;
+pub mod properties;
 pub mod record;
 pub mod status;
