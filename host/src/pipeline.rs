@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{error, info};
 
 use crate::config::{BadMessage, Config, Mqtt, Settings, Source, Version};
-use crate::error::{HostError, PluginError};
+use crate::error::{HostError, PluginError, chain};
 use crate::message::Work;
 use crate::metrics::SourceMetrics;
 use crate::mqtt::{Driver, Outlet};
@@ -216,12 +216,12 @@ async fn run_source(
     };
     // Workers that stop close their channels, which the driver may have seen first.
     let result = match reason.or_else(|| stopped.try_recv().ok()) {
-        Some(reason) => Err(HostError::Stopped { source_name: source.name.to_string(), reason }),
-        None => result.map_err(|error| HostError::Mqtt { source_name: source.name.to_string(), error }),
+        Some(reason) => Err(HostError::Stopped { name: source.name.to_string(), reason }),
+        None => result.map_err(|error| HostError::Mqtt { name: source.name.to_string(), source: error }),
     };
     if let Err(error) = &result {
-        error!(source = %source.name, %error, "the source has failed");
-        source.status.not_ready(Part::Mqtt, error.to_string());
+        error!(source = %source.name, error = chain(error), "the source has failed");
+        source.status.not_ready(Part::Mqtt, chain(error));
     }
     result
 }

@@ -124,7 +124,6 @@ impl Processor {
             let reason = format!("the packet of {size} bytes is greater than max_packet_size");
             return self.bad(batch, Stage::Oversized, reason);
         }
-        SourceMetrics::add(&self.context.metrics().batches, 1);
         match self.call(&mut batch) {
             Ok(outcome) => self.finish(batch, outcome),
             Err(fault) => self.recover(batch, fault),

@@ -1,10 +1,11 @@
-//! TLS settings to a rustls configuration. One crypto provider, named explicitly: the process default belongs to nobody.
+//! TLS of outgoing connections. One crypto provider, named explicitly: the process default belongs to nobody.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
@@ -12,12 +13,14 @@ use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertS
 use crate::config::Tls;
 use crate::error::TlsError;
 
-/// The rustls configuration for `settings`. Reads files: not for an async thread.
+/// A connector that trusts and presents what `settings` say. Reads the files anew, so that a renewed certificate is used from
+/// the next connection on.
 ///
 /// # Errors
+///
 /// A file that cannot be read or has not what it should have, no certificate authority on the system, or a key that does not
 /// belong to its certificate.
-pub fn client_config(settings: &Tls) -> Result<ClientConfig, TlsError> {
+pub fn connector(settings: &Tls) -> Result<TlsConnector, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -36,12 +39,13 @@ pub fn client_config(settings: &Tls) -> Result<ClientConfig, TlsError> {
         _ => builder.with_no_client_auth(),
     };
     config.alpn_protocols = settings.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect();
-    Ok(config)
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// The name to verify: the configured one, else the host of the URL.
 ///
 /// # Errors
+///
 /// It is neither a DNS name nor an IP address.
 pub fn server_name(settings: &Tls, host: &str) -> Result<ServerName<'static>, TlsError> {
     let name = settings.server_name.as_deref().unwrap_or(host);
