@@ -26,6 +26,7 @@ impl<'a> Columns<'a> {
     }
 
     /// How many messages there are.
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.topics.ends.len()
     }
@@ -49,6 +50,7 @@ pub struct Message<'a> {
 impl<'a> Message<'a> {
     /// The MQTT topic name.
     #[allow(unsafe_code, reason = "see SAFETY")]
+    #[inline]
     pub fn topic(&self) -> &'a str {
         let topic = self.columns.topics.item(self.index);
         // SAFETY: the contract has the host guarantee that each topic is UTF-8, as the component model has it guarantee
@@ -58,6 +60,7 @@ impl<'a> Message<'a> {
     }
 
     /// The payload, byte for byte.
+    #[inline]
     pub fn payload(&self) -> &'a [u8] {
         let columns = self.columns;
         columns.payloads.get_or_init(|| columns.batch.payloads()).item(self.index)
@@ -83,21 +86,25 @@ impl<'a> Message<'a> {
     }
 
     /// The quality of service with which the message was delivered.
+    #[inline]
     pub fn qos(&self) -> Qos {
         self.delivery().qos
     }
 
     /// RETAIN: the broker kept the message and sent it because the subscription is new.
+    #[inline]
     pub fn retain(&self) -> bool {
         self.delivery().retain
     }
 
     /// DUP: the broker may have sent the message before. Never a reason to drop it: the first copy may be lost.
+    #[inline]
     pub fn duplicate(&self) -> bool {
         self.delivery().duplicate
     }
 
     /// When the host read the message: nanoseconds since the Unix epoch.
+    #[inline]
     pub fn received_at(&self) -> u64 {
         let columns = self.columns;
         columns.received_at.get_or_init(|| columns.batch.received_at())[self.index]
@@ -109,6 +116,7 @@ impl<'a> Message<'a> {
         self.columns.batch.properties(self.index as u32)
     }
 
+    #[inline]
     fn delivery(&self) -> Delivery {
         let columns = self.columns;
         columns.delivery.get_or_init(|| columns.batch.delivery())[self.index]

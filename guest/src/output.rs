@@ -18,16 +18,19 @@ pub struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
+    #[inline]
     pub(crate) fn new(writer: &'a mut Writer, columns: &'a Columns<'a>, index: usize) -> Self {
         Self { records: Records { writer, columns: Some(columns), message: index as u32 } }
     }
 
     /// Forwards the message unchanged, in the format of the source. Nothing is copied back.
+    #[inline]
     pub fn pass(self) -> Result<Verdict> {
         Ok(Verdict(Raw::Pass))
     }
 
     /// Drops the message: it is acknowledged and nothing is written.
+    #[inline]
     pub fn drop(self) -> Result<Verdict> {
         Ok(Verdict(Raw::Drop))
     }
@@ -41,12 +44,14 @@ impl<'a> Output<'a> {
     ///
     /// # Errors
     /// The value cannot be written as JSON. Bytes never fail.
+    #[inline]
     pub fn emit(mut self, record: impl Emit) -> Result<Verdict> {
         self.records.emit(record)?;
         self.records.done()
     }
 
     /// Writes any number of records instead of the message, which is acknowledged when all of them are committed.
+    #[inline]
     pub fn records(self) -> Records<'a> {
         self.records
     }
@@ -55,6 +60,7 @@ impl<'a> Output<'a> {
     /// [`flush`](AggregatingPlugin::flush). It is acknowledged when the records of that flush are committed, so nothing is
     /// lost if the plugin or the host ends before: the broker sends it again. The holder is `self`, of the type that is
     /// exported with `export!(aggregating ...)`.
+    #[inline]
     pub fn hold<P: AggregatingPlugin>(self, _holder: &P) -> Result<Verdict> {
         Ok(Verdict(Raw::Hold))
     }
@@ -77,21 +83,22 @@ impl Records<'_> {
     ///
     /// # Errors
     /// The value cannot be written as JSON; the record is left out. Bytes never fail.
+    #[inline]
     pub fn emit(&mut self, record: impl Emit) -> Result<()> {
         record.emit(self)
     }
 
     /// The verdict that these records are written instead of the message. None at all is allowed.
+    #[inline]
     pub fn done(self) -> Result<Verdict> {
         Ok(Verdict(Raw::Emit))
     }
 
+    #[inline]
     fn write(&mut self, topic: &str, key: &[u8], value: impl Value) -> Result<()> {
         let writer = &mut *self.writer;
-        if let (0, Some(columns)) = (writer.output_of.capacity(), self.columns) {
-            writer.output_of.reserve(columns.len());
-            writer.values.ends.reserve(columns.len());
-            writer.values.data.reserve(columns.payload_bytes());
+        if writer.output_of.capacity() == 0 {
+            writer.reserve(self.columns);
         }
         let start = writer.values.data.len();
         if let Err(error) = value.append_to(&mut writer.values.data) {
@@ -123,6 +130,7 @@ pub struct Record<'a, V> {
 impl<V: Value> Record<'_, V> {
     /// A record with this value: bytes, text, or [`Json`]. It goes to the destination of the source, with the key that the
     /// source gives the message.
+    #[inline]
     pub fn new(value: V) -> Self {
         Self { topic: "", key: &[], value }
     }
@@ -130,11 +138,13 @@ impl<V: Value> Record<'_, V> {
 
 impl<'a, V> Record<'a, V> {
     /// Sets the key. An empty one means the key that the source gives the message; in a flush, no key.
+    #[inline]
     pub fn key<K: AsRef<[u8]> + ?Sized>(self, key: &'a K) -> Self {
         Self { key: key.as_ref(), ..self }
     }
 
     /// Sets the Rivven topic. An empty one means the destination of the source.
+    #[inline]
     pub fn topic(self, topic: &'a str) -> Self {
         Self { topic, ..self }
     }
@@ -150,6 +160,7 @@ pub trait Value {
 }
 
 impl<T: AsRef<[u8]>> Value for T {
+    #[inline]
     fn append_to(self, values: &mut Vec<u8>) -> Result<()> {
         values.extend_from_slice(self.as_ref());
         Ok(())
@@ -166,6 +177,7 @@ pub struct Json<T>(
 
 #[cfg(feature = "json")]
 impl<T: serde::Serialize> Value for Json<T> {
+    #[inline]
     fn append_to(self, values: &mut Vec<u8>) -> Result<()> {
         Ok(serde_json::to_writer(values, &self.0)?)
     }
@@ -181,12 +193,14 @@ pub trait Emit {
 }
 
 impl<V: Value> Emit for V {
+    #[inline]
     fn emit(self, records: &mut Records<'_>) -> Result<()> {
         records.write("", &[], self)
     }
 }
 
 impl<V: Value> Emit for Record<'_, V> {
+    #[inline]
     fn emit(self, records: &mut Records<'_>) -> Result<()> {
         records.write(self.topic, self.key, self.value)
     }
@@ -215,7 +229,17 @@ impl Writer {
         }
     }
 
+    /// Makes room for as many records as there are messages, with the size of their payloads.
+    #[cold]
+    fn reserve(&mut self, columns: Option<&Columns<'_>>) {
+        let (records, bytes) = columns.map_or((0, 0), |columns| (columns.len(), columns.payload_bytes()));
+        self.output_of.reserve(records);
+        self.values.ends.reserve(records);
+        self.values.data.reserve(bytes);
+    }
+
     /// Writes down what was decided about the next message.
+    #[inline]
     pub(crate) fn decide(&mut self, decision: Result<Verdict>) {
         match decision {
             Ok(Verdict(verdict)) => self.verdicts.push(verdict),
