@@ -48,6 +48,7 @@ pub struct Message<'a> {
 
 impl<'a> Message<'a> {
     /// The MQTT topic name.
+    #[inline]
     #[allow(unsafe_code, reason = "see SAFETY")]
     pub fn topic(&self) -> &'a str {
         let topic = self.columns.topics.item(self.index);
@@ -58,6 +59,7 @@ impl<'a> Message<'a> {
     }
 
     /// The payload, byte for byte.
+    #[inline]
     pub fn payload(&self) -> &'a [u8] {
         let columns = self.columns;
         columns.payloads.get_or_init(|| columns.batch.payloads()).item(self.index)

@@ -18,16 +18,19 @@ pub struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
+    #[inline]
     pub(crate) fn new(writer: &'a mut Writer, columns: &'a Columns<'a>, index: usize) -> Self {
         Self { records: Records { writer, columns: Some(columns), message: index as u32 } }
     }
 
     /// Forwards the message unchanged, in the format of the source. Nothing is copied back.
+    #[inline]
     pub fn pass(self) -> Result<Verdict> {
         Ok(Verdict(Raw::Pass))
     }
 
     /// Drops the message: it is acknowledged and nothing is written.
+    #[inline]
     pub fn drop(self) -> Result<Verdict> {
         Ok(Verdict(Raw::Drop))
     }
@@ -41,6 +44,7 @@ impl<'a> Output<'a> {
     ///
     /// # Errors
     /// The value cannot be written as JSON. Bytes never fail.
+    #[inline]
     pub fn emit(mut self, record: impl Emit) -> Result<Verdict> {
         self.records.emit(record)?;
         self.records.done()
@@ -77,15 +81,18 @@ impl Records<'_> {
     ///
     /// # Errors
     /// The value cannot be written as JSON; the record is left out. Bytes never fail.
+    #[inline]
     pub fn emit(&mut self, record: impl Emit) -> Result<()> {
         record.emit(self)
     }
 
     /// The verdict that these records are written instead of the message. None at all is allowed.
+    #[inline]
     pub fn done(self) -> Result<Verdict> {
         Ok(Verdict(Raw::Emit))
     }
 
+    #[inline]
     fn write(&mut self, topic: &str, key: &[u8], value: impl Value) -> Result<()> {
         let writer = &mut *self.writer;
         if let (0, Some(columns)) = (writer.output_of.capacity(), self.columns) {
@@ -216,6 +223,7 @@ impl Writer {
     }
 
     /// Writes down what was decided about the next message.
+    #[inline]
     pub(crate) fn decide(&mut self, decision: Result<Verdict>) {
         match decision {
             Ok(Verdict(verdict)) => self.verdicts.push(verdict),
