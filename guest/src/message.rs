@@ -49,6 +49,7 @@ pub struct Message<'a> {
 
 impl<'a> Message<'a> {
     /// The MQTT topic name.
+    #[inline]
     #[allow(unsafe_code, reason = "see SAFETY")]
     #[inline]
     pub fn topic(&self) -> &'a str {

@@ -17,6 +17,7 @@ mod state;
 mod wasi;
 mod worker;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -63,7 +64,8 @@ struct Exports {
 }
 
 impl Plugin {
-    /// Reads, checks and compiles the component that `config` names. No code of it runs.
+    /// Reads, checks and compiles the component that `config` names. No code of it runs. Compiling takes 0.1 s for a
+    /// small plugin in Rust, and many seconds for one that brings an interpreter.
     ///
     /// `source` is what the plugin learns about its source; `host` is where its log lines, metrics and state go, and outlives a reload.
     ///
@@ -146,6 +148,15 @@ impl Plugin {
             path: self.0.path.clone(),
             fault,
         })
+    }
+}
+
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plugin")
+            .field("name", &self.0.name)
+            .field("sha256", &self.0.sha256)
+            .finish_non_exhaustive()
     }
 }
 
