@@ -12,6 +12,12 @@ mod reason;
 mod session;
 mod store;
 mod subscribe;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod testing;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests;
 pub mod tls;
 mod transport;
 
