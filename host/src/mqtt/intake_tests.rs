@@ -97,7 +97,10 @@ impl Bench {
     }
 }
 
-fn packets() -> impl Strategy<Value = Vec<(String, Vec<u8>, u8, bool, bool, Option<String>)>> {
+/// Topic, payload, QoS, RETAIN, DUP, content type.
+type Packet = (String, Vec<u8>, u8, bool, bool, Option<String>);
+
+fn packets() -> impl Strategy<Value = Vec<Packet>> {
     let payload = prop_oneof![
         40 => proptest::collection::vec(any::<u8>(), 0..200),
         1 => (250_000usize..300_000).prop_map(|n| vec![7; n]),

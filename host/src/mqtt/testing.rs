@@ -124,6 +124,26 @@ pub fn start(driver: Driver) -> Running {
     Running { pipeline, metrics, status, stop, result }
 }
 
+/// A driver for the port of a scripted broker.
+pub fn start_with(port: u16, change: impl FnOnce(&mut Mqtt)) -> Running {
+    let mut settings = settings(port);
+    change(&mut settings);
+    start(driver(settings, Path::new("/nonexistent")))
+}
+
+/// Shuts down, and commits what is still with the workers.
+pub async fn stop(mut running: Running) -> Result<(), MqttError> {
+    running.stop.send(true).unwrap();
+    // The workers end when they are let go, and with them what they send back through.
+    while let Some(work) = soon(running.pipeline.work[0].recv()).await {
+        if let Work::Batch(batch) = work {
+            running.pipeline.settle(batch);
+        }
+    }
+    running.pipeline.back = None;
+    soon(running.result).await.unwrap()
+}
+
 impl Running {
     pub async fn not_ready_because(&self, text: &str) {
         soon(async {
