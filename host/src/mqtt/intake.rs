@@ -366,3 +366,8 @@ fn file(state_dir: &Path, name: &str) -> std::path::PathBuf {
     file.push_str(".redb");
     state_dir.join(file)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#[path = "intake_tests.rs"]
+mod tests;

@@ -12,6 +12,15 @@ mod reason;
 mod session;
 mod store;
 mod subscribe;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod testing;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tls_tests;
 mod transport;
 
 use std::path::PathBuf;
@@ -126,9 +135,10 @@ impl Driver {
             warn!(
                 source = self.name,
                 reason,
-                attempt = backoff.attempts(),
+                failed_attempts = backoff.attempts(),
                 next_attempt_in_ms = delay.as_millis() as u64,
-                "no MQTT connection"
+                "{}",
+                if up.is_some() { "lost the MQTT connection" } else { "no MQTT connection" }
             );
             self.status.not_ready(Part::Mqtt, reason);
             let pause = sleep_until(Instant::now() + delay);

@@ -322,5 +322,6 @@ fn qos_v5(qos: QoS) -> v5bytes::QoS {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #[path = "packet_tests.rs"]
 mod tests;

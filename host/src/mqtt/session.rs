@@ -163,23 +163,25 @@ impl Session {
     }
 
     /// A message enters the host; its sequence number.
-    #[inline]
+    #[inline(always)]
     pub fn admit(&mut self, packet_id: u16, qos: QoS, bytes: usize) -> u64 {
         let sequence = self.next();
         let kind = match qos {
             QoS::AtMostOnce => Kind::AtMostOnce,
             QoS::AtLeastOnce => Kind::AtLeastOnce,
-            QoS::ExactlyOnce => {
-                self.special += 1;
-                self.known
-                    .insert(packet_id, Known { sequence, stage: Stage::InFlight, duplicates: Vec::new() });
-                Kind::ExactlyOnce
-            }
+            QoS::ExactlyOnce => self.know(packet_id, sequence),
         };
         self.ring.push_back(Slot { bytes: bytes as u32, packet_id, kind, state: State::InFlight });
         self.messages += 1;
         self.bytes += bytes;
         sequence
+    }
+
+    #[inline(never)]
+    fn know(&mut self, packet_id: u16, sequence: u64) -> Kind {
+        self.special += 1;
+        self.known.insert(packet_id, Known { sequence, stage: Stage::InFlight, duplicates: Vec::new() });
+        Kind::ExactlyOnce
     }
 
     /// Whether a QoS 2 PUBLISH with this identifier has come before and was not released (MQTT-4.3.3-2). Then it is not to be
@@ -400,3 +402,8 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#[path = "session_tests.rs"]
+mod tests;
