@@ -114,7 +114,8 @@ fn push(batch: &mut Batch, row: Row) -> Result<(), String> {
 /// Nanoseconds since the Unix epoch.
 fn nanoseconds(text: &str) -> Result<u64, String> {
     let at: Timestamp = text.parse().map_err(|error| format!("received_at: {error}"))?;
-    u64::try_from(at.as_nanosecond()).map_err(|_| "received_at: is before 1970 (expected a later time)".into())
+    u64::try_from(at.as_nanosecond())
+        .map_err(|_| "received_at: is before 1970 (expected a later time)".into())
 }
 
 fn decode(name: &str, base64: &str) -> Result<Vec<u8>, String> {

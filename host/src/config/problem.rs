@@ -54,14 +54,15 @@ impl Problems {
     }
 }
 
-/// The name among `names` that was most likely meant by `wrong`, if one is near enough.
+/// The name among `names` that was most likely meant by `wrong`, if one is near enough or starts with it.
 pub(super) fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let normal = |name: &str| name.to_lowercase().replace(['-', ' ', '.'], "_");
     let wrong = normal(wrong);
-    let near = names
-        .into_iter()
-        .map(|name| (distance(&wrong, &normal(name)), name))
-        .min_by_key(|(distance, _)| *distance);
+    let far = |name: &str| {
+        let name = normal(name);
+        if wrong.len() > 2 && name.starts_with(&wrong) { 1 } else { distance(&wrong, &name) }
+    };
+    let near = names.into_iter().map(|name| (far(name), name)).min_by_key(|(distance, _)| *distance);
     near.filter(|(distance, name)| *distance <= (name.len() / 3).max(1)).map(|(_, name)| name)
 }
 
@@ -110,6 +111,7 @@ mod tests {
         assert_eq!(nearest("clientid", names), Some("client_id"));
         assert_eq!(nearest("Client-ID", names), Some("client_id"));
         assert_eq!(nearest("qoss", names), Some("qos"));
+        assert_eq!(nearest("clean", names), Some("clean_session"));
         assert_eq!(nearest("compression", names), None);
     }
 }

@@ -247,11 +247,12 @@ impl<'a> Section<'a> {
     fn plain<T>(&self, name: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
         let key = self.key(name);
         let Some(field) = self.field(name) else { return key.default.and_then(parse) };
-        let value = field.plain().and_then(parse);
-        if value.is_none() {
+        let value = field.plain().and_then(&parse);
+        // The default stands in for a wrong value, so that one problem does not make another.
+        value.or_else(|| {
             field.wrong(&key.kind.expected());
-        }
-        value
+            key.default.and_then(parse)
+        })
     }
 
     pub(super) fn flag(&self, name: &str) -> bool {

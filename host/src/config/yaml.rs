@@ -80,7 +80,14 @@ impl Node {
 pub(super) fn parse(text: &str) -> Result<Option<Node>, Problem> {
     let options: Options = options! { emit_comments: false };
     let parser = Parser::new_from_str_with_options(text, options);
-    Builder { parser, anchors: HashMap::new(), nodes: 0 }.document()
+    Builder { parser, anchors: HashMap::new(), nodes: 0 }.document().map_err(|mut problem| {
+        // The one mistake that looks right, and that a parser cannot explain.
+        let line = text.lines().nth(problem.line - 1).unwrap_or_default();
+        if line.contains("${") && line.contains(['{', '[']) && problem.what.contains("flow") {
+            problem.what.push_str(" (inside of { } and [ ], ${VAR} needs quotes: \"${VAR}\")");
+        }
+        problem
+    })
 }
 
 struct Builder<'a> {
@@ -243,7 +250,10 @@ mod tests {
     fn every_node_knows_its_place() {
         let text = "# c\na: 007 # c\nb:\n  - 'x'\n  - {c: \"y\"}\nd:\n";
         let node = parse(text).unwrap().unwrap();
-        assert_eq!(show(&node), "{a@2:1=007@2:4 b@3:1=[\"x\"@4:5 {c@5:6=\"y\"@5:9}@5:5]@4:3 d@6:1=@6:3}@2:1");
+        assert_eq!(
+            show(&node),
+            "{a@2:1=007@2:4 b@3:1=[\"x\"@4:5 {c@5:6=\"y\"@5:9}@5:5]@4:3 d@6:1=~@6:2}@2:1"
+        );
     }
 
     #[test]
