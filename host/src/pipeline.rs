@@ -24,7 +24,7 @@ use crate::error::{HostError, PluginError, chain};
 use crate::message::Work;
 use crate::metrics::SourceMetrics;
 use crate::mqtt::{Driver, Outlet};
-use crate::plugin::{Plugin, PluginHost, Sandbox, SourceDescription};
+use crate::plugin::{Plugin, PluginHost, PluginMetrics, Sandbox, SourceDescription};
 use crate::processor::{Context, PassAll, Processor, Stop, Transform};
 use crate::record::{PluginName, Provenance, Shape};
 use crate::sink::{Discard, FileSink, RivvenSink, Sink};
@@ -52,8 +52,8 @@ pub struct SourceHandle {
     pub metrics: Arc<SourceMetrics>,
     /// Whether it is ready, and why not.
     pub status: Status,
-    /// Its plugin, if it has one.
-    pub plugin: Option<Plugin>,
+    /// What its plugin counts, if it has one.
+    pub plugin_metrics: Option<Arc<PluginMetrics>>,
 }
 
 /// Running sources, their workers and their sink.
@@ -83,8 +83,8 @@ impl Host {
         let (shutdown, _) = watch::channel(false);
         let mut host =
             Host { sources: Vec::new(), running: JoinSet::new(), workers: Vec::new(), shutdown, sink };
-        for ((name, source), (plugin, workers)) in config.sources.into_iter().zip(plugins) {
-            host.start_source(name, source, plugin, workers, &config.settings)?;
+        for ((name, source), loaded) in config.sources.into_iter().zip(plugins) {
+            host.start_source(name, source, loaded, &config.settings)?;
         }
         Ok(host)
     }
@@ -93,10 +93,10 @@ impl Host {
         &mut self,
         name: String,
         source: Source,
-        plugin: Option<Plugin>,
-        transforms: Vec<Box<dyn Transform>>,
+        loaded: Loaded,
         settings: &Settings,
     ) -> Result<(), HostError> {
+        let Loaded { plugin, metrics: plugin_metrics, transforms } = loaded;
         let metrics = Arc::new(SourceMetrics::default());
         let status = Status::default();
         status.not_ready(Part::Mqtt, "connecting");
@@ -108,7 +108,9 @@ impl Host {
             source: name.clone(),
             client_id: source.mqtt.client_id.clone(),
             broker: source.mqtt.url.to_string(),
-            plugin: plugin.as_ref().map(|plugin| PluginName { name: plugin.name().into(), sha256: plugin.sha256_hex().into() }),
+            plugin: plugin
+                .as_ref()
+                .map(|plugin| PluginName { name: plugin.name().into(), sha256: plugin.sha256_hex().into() }),
         };
         let shape = Shape::new(source.record, from, source.on_fault, metrics.clone(), stop.clone());
         let context = Context::new(Arc::new(shape), source.on_reject, self.sink.clone(), back);
@@ -146,7 +148,7 @@ impl Host {
             grace: settings.shutdown_grace,
         };
         let outlet = Outlet { workers: channels, back: settled };
-        let handle = SourceHandle { name: name.into(), metrics, status, plugin };
+        let handle = SourceHandle { name: name.into(), metrics, status, plugin_metrics };
         self.running.spawn(run_source(handle.clone(), driver, outlet, self.shutdown.subscribe(), stopped));
         self.sources.push(handle);
         Ok(())
@@ -228,7 +230,11 @@ async fn run_source(
 
 /// What a worker's thread does, until its channel is closed: batches in, deliveries out, and a flush whenever something has
 /// been held for as long as the interval.
-fn work_off(mut processor: Processor, mut work: mpsc::Receiver<Work>, flush_interval: Duration) -> Result<(), Stop> {
+fn work_off(
+    mut processor: Processor,
+    mut work: mpsc::Receiver<Work>,
+    flush_interval: Duration,
+) -> Result<(), Stop> {
     let runtime = Handle::current();
     let mut flush_at: Option<Instant> = None;
     loop {
@@ -251,25 +257,32 @@ fn work_off(mut processor: Processor, mut work: mpsc::Receiver<Work>, flush_inte
     }
 }
 
-/// For each source its plugin, and what decides on each worker's thread.
-type Loaded = (Option<Plugin>, Vec<Box<dyn Transform>>);
+/// The plugin of a source, and what decides on each worker's thread.
+struct Loaded {
+    plugin: Option<Plugin>,
+    metrics: Option<Arc<PluginMetrics>>,
+    transforms: Vec<Box<dyn Transform>>,
+}
 
 fn load_plugins(config: &Config) -> Result<Vec<Loaded>, HostError> {
     let mut sandbox = None;
-    let load = |(name, source): (&String, &Source)| {
+
+    let mut load = |(name, source): (&String, &Source)| {
         let Some(plugin) = &source.plugin else {
-            return Ok((None, vec![Box::new(PassAll) as Box<dyn Transform>]));
+            return Ok(Loaded { plugin: None, metrics: None, transforms: vec![Box::new(PassAll)] });
         };
         let sandbox = match &sandbox {
             Some(sandbox) => sandbox,
             None => sandbox.insert(Sandbox::new()?),
         };
         let description = Arc::new(describe(&source.mqtt));
-        let loaded = Plugin::load(sandbox, plugin, description, PluginHost::new(name, &plugin.limits))?;
+        let host = PluginHost::new(name, &plugin.limits);
+        let metrics = Some(host.metrics.clone());
+        let loaded = Plugin::load(sandbox, plugin, description, host)?;
         let workers = (0..plugin.workers).map(|_| Ok(Box::new(loaded.worker()?) as Box<dyn Transform>));
-        let workers = workers.collect::<Result<_, PluginError>>()?;
+        let transforms = workers.collect::<Result<_, PluginError>>()?;
         info!(source = %name, plugin = loaded.name(), sha256 = loaded.sha256_hex(), "plugin ready");
-        Ok((Some(loaded), workers))
+        Ok(Loaded { plugin: Some(loaded), metrics, transforms })
     };
     config.sources.iter().map(load).collect()
 }
@@ -303,7 +316,8 @@ fn open(config: &Config, kind: SinkKind) -> Result<Arc<dyn Sink>, HostError> {
 /// The topics that a source is known to write to.
 fn known_topics(source: &Source) -> Vec<(String, Option<u32>)> {
     let record = &source.record;
-    let dead_letters = source.on_reject == BadMessage::DeadLetter || source.on_fault == BadMessage::DeadLetter;
+    let dead_letters =
+        source.on_reject == BadMessage::DeadLetter || source.on_fault == BadMessage::DeadLetter;
     let topics = [record.topic.fixed(), dead_letters.then_some(record.dead_letter_topic.as_str())];
     topics.into_iter().flatten().map(|topic| (topic.to_owned(), record.partitions)).collect()
 }

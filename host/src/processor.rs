@@ -228,7 +228,8 @@ impl Processor {
     /// Applies the verdicts.
     fn finish(&mut self, batch: Box<Batch>, mut outcome: Outcome) -> Result<(), Stop> {
         let mut reasons = mem::take(&mut outcome.reasons).into_iter().peekable();
-        let rejected = outcome.verdicts.iter().enumerate().filter(|(_, verdict)| **verdict == Verdict::Reject);
+        let rejected =
+            outcome.verdicts.iter().enumerate().filter(|(_, verdict)| **verdict == Verdict::Reject);
         let letters = rejected
             .map(|(index, _)| {
                 let message = index as u32;
@@ -285,10 +286,16 @@ impl Processor {
         batch.sequences = others;
     }
 
-    fn deliver(&self, batch: Box<Batch>, outcome: Outcome, dead_letters: Vec<DeadLetter>) -> Result<(), Stop> {
+    fn deliver(
+        &self,
+        batch: Box<Batch>,
+        outcome: Outcome,
+        dead_letters: Vec<DeadLetter>,
+    ) -> Result<(), Stop> {
         let Context { shape, back, sink, .. } = &self.context;
         let permit = self.reserve(outcome.outputs.bytes())?;
-        let delivery = Delivery { batch, outcome, dead_letters, shape: shape.clone(), back: back.clone(), permit };
+        let delivery =
+            Delivery { batch, outcome, dead_letters, shape: shape.clone(), back: back.clone(), permit };
         sink.deliver(delivery).map_err(|error| Stop(error.to_string()))
     }
 
@@ -335,7 +342,8 @@ fn tally(batch: &Batch, outcome: &Outcome) -> Tally {
     let [passed, dropped, emitting, rejected, _held] = counts;
     // A message that emits nothing is dropped by another name.
     let of = &outcome.outputs.of;
-    let with_outputs = of.iter().zip(of.iter().skip(1)).filter(|(a, b)| a != b).count() + usize::from(!of.is_empty());
+    let with_outputs =
+        of.iter().zip(of.iter().skip(1)).filter(|(a, b)| a != b).count() + usize::from(!of.is_empty());
     let with_outputs = with_outputs as u64;
     Tally {
         committed: passed + with_outputs,

@@ -1,5 +1,6 @@
 //! Every error of the library, grouped by who has to act on it.
 
+mod config;
 mod mqtt;
 mod plugin;
 mod sink;
@@ -7,6 +8,7 @@ mod tls;
 
 use tokio::task::JoinError;
 
+pub use config::{ConfigError, HttpError, JsonlError};
 pub use mqtt::MqttError;
 pub use plugin::{Fault, PluginError};
 pub use sink::SinkError;

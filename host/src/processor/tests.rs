@@ -82,8 +82,12 @@ impl Sink for Memory {
     fn deliver(&self, delivery: Delivery) -> Result<(), SinkError> {
         for origin in delivery.records() {
             let record = match origin {
-                Origin::Message(index) => format!("forward {}", text(delivery.batch.message(index as usize).payload())),
-                Origin::Output(index) => format!("output {}", text(delivery.outcome.outputs.values.get(index as usize))),
+                Origin::Message(index) => {
+                    format!("forward {}", text(delivery.batch.message(index as usize).payload()))
+                }
+                Origin::Output(index) => {
+                    format!("output {}", text(delivery.outcome.outputs.values.get(index as usize)))
+                }
                 Origin::DeadLetter(index) => {
                     let letter = &delivery.dead_letters[index as usize];
                     let payload = delivery.batch.message(letter.message as usize).payload();
@@ -247,7 +251,11 @@ fn the_policy_drops_or_stops() {
 
     let Stop(reason) = bench.process(&["fault", "pass"]).unwrap_err();
     assert_eq!(reason, "a message on t cannot go on: the plugin trapped: scripted");
-    assert_eq!(bench.settled().0, [0u64; 0], "what caused the stop stays unacknowledged, and what came after it too");
+    assert_eq!(
+        bench.settled().0,
+        [0u64; 0],
+        "what caused the stop stays unacknowledged, and what came after it too"
+    );
 }
 
 #[test]

@@ -77,6 +77,11 @@ impl FileSink {
         Ok(Self::new(Output::stream(Box::new(File::from(stdout)))))
     }
 
+    /// Writes to `writer`.
+    pub fn writer(writer: Box<dyn Write + Send>) -> Self {
+        Self::new(Output::stream(Box::new(Stream(writer))))
+    }
+
     fn new(output: Output) -> Self {
         FileSink {
             output: Mutex::new(output),
@@ -174,6 +179,29 @@ impl Target for File {
 
     fn sync(&mut self) -> io::Result<()> {
         self.sync_data()
+    }
+}
+
+/// Something that nothing can be taken back from.
+struct Stream(Box<dyn Write + Send>);
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Target for Stream {
+    fn truncate(&mut self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
