@@ -51,7 +51,6 @@ impl<'a> Message<'a> {
     /// The MQTT topic name.
     #[inline]
     #[allow(unsafe_code, reason = "see SAFETY")]
-    #[inline]
     pub fn topic(&self) -> &'a str {
         let topic = self.columns.topics.item(self.index);
         // SAFETY: the contract has the host guarantee that each topic is UTF-8, as the component model has it guarantee

@@ -267,7 +267,7 @@ struct Loaded {
 fn load_plugins(config: &Config) -> Result<Vec<Loaded>, HostError> {
     let mut sandbox = None;
 
-    let mut load = |(name, source): (&String, &Source)| {
+    let load = |(name, source): (&String, &Source)| {
         let Some(plugin) = &source.plugin else {
             return Ok(Loaded { plugin: None, metrics: None, transforms: vec![Box::new(PassAll)] });
         };

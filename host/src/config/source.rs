@@ -89,7 +89,7 @@ fn dead_letter_topic(section: &Section<'_>, topic: Option<&Template>) -> Option<
             false => Err(format!("is `{text}`, which is no Rivven topic (expected {LEGAL_TOPIC})")),
         });
     }
-    let Some(topic) = topic.and_then(fixed) else {
+    let Some(topic) = topic.and_then(Template::fixed) else {
         section.missing(
             "dead_letter_topic",
             "is missing (expected a Rivven topic, because `topic` is a template)",

@@ -70,12 +70,12 @@ impl Properties {
         // The driver has checked the block; one that cannot be read would be as good as none.
         let properties = parse_properties(message.properties()?)?;
         Some(Properties {
-            content_type: properties.content_type,
-            response_topic: properties.response_topic,
-            correlation_data: properties.correlation_data,
+            content_type: properties.content_type.map(str::to_owned),
+            response_topic: properties.response_topic.map(str::to_owned),
+            correlation_data: properties.correlation_data.map(<[u8]>::to_vec),
             message_expiry: properties.message_expiry,
             payload_is_utf8: properties.payload_is_utf8,
-            user: properties.user,
+            user: properties.user.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
         })
     }
 }

@@ -304,8 +304,8 @@ fn defaults_are_legal_values() {
     walk(keys::ROOT, &[], &mut |path, key| {
         let Some(default) = key.default else { return };
         let legal = match key.kind {
-            Kind::Integer(min, max) => default.parse().is_ok_and(|value| (min..=max).contains(&value)),
-            Kind::Number(min, max) => default.parse().is_ok_and(|value| (min..=max).contains(&value)),
+            Kind::Integer(min, max) => default.parse::<u64>().is_ok_and(|value| (min..=max).contains(&value)),
+            Kind::Number(min, max) => default.parse::<f64>().is_ok_and(|value| (min..=max).contains(&value)),
             Kind::Flag => matches!(default, "true" | "false"),
             Kind::Choice(choices) => choices.iter().any(|(name, _)| *name == default),
             Kind::Text | Kind::Path => true,
