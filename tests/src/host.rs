@@ -10,7 +10,9 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::config::SOURCE;
 use crate::http::{self, Ledger, Metrics, Response};
+use crate::jsonl::{self, Line};
 use crate::net::free_port;
 use crate::process::Process;
 use crate::wait::{wait_for, wait_until};
@@ -176,6 +178,28 @@ impl Host {
     /// All that it has written to stdout.
     pub fn stdout(&self) -> String {
         fs::read_to_string(self.folder.path().join("stdout")).unwrap_or_default()
+    }
+
+    /// The loss equation of the line that it ended with. That it balances is checked here.
+    pub fn final_ledger(&self) -> Result<Ledger> {
+        let log = self.log();
+        let prefix = format!("{SOURCE}: received ");
+        let line = log.lines().rfind(|line| line.starts_with(&prefix));
+        let ledger =
+            Ledger::parse(line.with_context(|| format!("no final line in the host's log:\n{log}"))?)?;
+        if !ledger.balances() {
+            bail!("the final loss equation does not balance: {ledger:?}");
+        }
+        Ok(ledger)
+    }
+
+    /// The records in a file that the sink has written to the host's folder; none while there is no such file.
+    pub fn lines(&self, file: &str) -> Result<Vec<Line>> {
+        match fs::read_to_string(self.folder.path().join(file)) {
+            Ok(text) => jsonl::parse(&text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The folder of its configuration.

@@ -77,7 +77,7 @@ impl Metrics {
             committed: term("messages_committed_total")?,
             dropped: term("messages_dropped_total")?,
             dead_lettered: term("messages_dead_lettered_total")?,
-            in_flight: term("messages_in_flight").or_else(|_| term("in_flight"))?,
+            in_flight: term("messages_in_flight")?,
         })
     }
 }
@@ -98,6 +98,23 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// Reads the line that `run` ends with: `NAME: received 9 = committed 7 + dropped 1 + dead-lettered 1 + in flight 0`.
+    pub fn parse(line: &str) -> Result<Self> {
+        let term = |name: &str| {
+            let (_, rest) =
+                line.split_once(&format!("{name} ")).with_context(|| format!("no {name} in: {line}"))?;
+            let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            digits.parse::<u64>().with_context(|| format!("no number after {name} in: {line}"))
+        };
+        Ok(Ledger {
+            received: term("received")?,
+            committed: term("committed")?,
+            dropped: term("dropped")?,
+            dead_lettered: term("dead-lettered")?,
+            in_flight: term("in flight")?,
+        })
+    }
+
     /// Whether nothing is missing and nothing counted twice.
     pub fn balances(&self) -> bool {
         self.received == self.committed + self.dropped + self.dead_lettered + self.in_flight

@@ -12,6 +12,7 @@ pub mod guests;
 pub mod host;
 pub mod http;
 pub mod image;
+pub mod jsonl;
 pub mod link;
 pub mod net;
 pub mod process;

@@ -45,6 +45,11 @@ impl Record {
         self.key.as_deref().map(|key| String::from_utf8_lossy(key).into_owned()).unwrap_or_default()
     }
 
+    /// Key and value, to compare records whose place in the log is open.
+    pub fn pair(&self) -> (String, Vec<u8>) {
+        (self.key_text(), self.value.clone())
+    }
+
     /// The value as JSON.
     pub fn json(&self) -> Result<serde_json::Value> {
         serde_json::from_slice(&self.value)
