@@ -81,6 +81,18 @@ impl Host {
         Ok(Host { process, http, options, folder })
     }
 
+    /// Starts a host with one source from the text of a configuration without `settings`, once `prepare` has put what it
+    /// needs into its folder.
+    pub fn start_text(text: &str, prepare: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let http = free_port()?;
+        prepare(folder.path())?;
+        let settings = format!("\nsettings: {{state_dir: state, http: {{listen: \"127.0.0.1:{http}\"}}}}\n");
+        fs::write(folder.path().join("config.yaml"), format!("{text}{settings}"))?;
+        let process = spawn(folder.path(), &[])?;
+        Ok(Host { process, http, options: Vec::new(), folder })
+    }
+
     /// Starts it again with the same configuration, state and port, after it has ended.
     pub fn restart(&mut self) -> Result<()> {
         if self.process.status()?.is_none() {
