@@ -109,19 +109,18 @@ fn every_command_is_executed_here_or_by_ci() {
     }
     let folder = tempfile::tempdir().unwrap();
     symlink(root(), folder.path().join("rivven-mqtt")).unwrap();
-    let blocks = blocks();
-    for block in &blocks {
-        let Some(file) = block.file() else { continue };
-        let path = folder.path().join(file);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, &block.text).unwrap();
-    }
+    let listings = tempfile::tempdir().unwrap();
     let mut script = String::new();
-    for block in blocks.iter().filter(|block| ["sh", "bash", "console"].contains(&block.language.as_str())) {
-        let known = |line: &&str| CI.contains(line) || REHEARSED.contains(line);
-        let rest: Vec<_> = block.text.lines().filter(|line| !known(line)).collect();
-        script.push_str(&rest.join("\n"));
-        script.push('\n');
+    for (number, block) in blocks().iter().enumerate() {
+        if let Some(file) = block.file() {
+            let listing = listings.path().join(number.to_string());
+            fs::write(&listing, &block.text).unwrap();
+            script.push_str(&format!("mkdir -p $(dirname {file}); cp {} {file}\n", listing.display()));
+        } else if ["sh", "bash", "console"].contains(&block.language.as_str()) {
+            let known = |line: &str| CI.contains(&line) || REHEARSED.contains(&line);
+            let lines = block.text.lines().filter(|line| !known(line));
+            script.extend(lines.flat_map(|line| [line, "\n"]));
+        }
     }
     let bin = program("rivven-mqtt").unwrap().parent().unwrap().to_owned();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
