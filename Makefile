@@ -3,6 +3,7 @@
 WORKSPACE := --workspace --all-targets --locked
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 COMPONENT := cargo-component 0.21.1
+EXAMPLES := $(notdir $(wildcard guest/examples/*))
 GUESTS := --profile plugin --locked -p 'example-*' -p 'hostile-*' -p bench-guest
 
 .PHONY: help test demo run build guests bench lint clean config tools mosquitto
@@ -24,7 +25,7 @@ build: ## Build the host, the demo, the tests and the benchmarks
 
 guests: tools ## Build the WebAssembly components
 	cargo build --target wasm32-wasip2 $(GUESTS)
-	cargo component build --profile plugin --locked -p 'example-*'
+	cargo component build --profile plugin --locked $(EXAMPLES:%=-p example-%)
 	cargo build --target wasm32-wasip1 --profile plugin --locked -p floor-guest
 
 bench: guests build mosquitto ## Run the benchmarks, each next to its baseline
