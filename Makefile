@@ -3,7 +3,7 @@
 WORKSPACE := --workspace --all-targets --locked
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 COMPONENT := cargo-component 0.21.1
-EXAMPLES := $(notdir $(wildcard guest/examples/*))
+EXAMPLES := $(notdir $(patsubst %/Cargo.toml,%,$(wildcard guest/examples/*/Cargo.toml)))
 GUESTS := --profile plugin --locked -p 'example-*' -p 'hostile-*' -p bench-guest
 
 .PHONY: help test demo run build guests bench lint clean config tools mosquitto
