@@ -43,6 +43,8 @@ struct Health(Mutex<HealthState>);
 
 #[derive(Debug, Default)]
 struct HealthState {
+    /// Why it has not begun to work yet.
+    starting: Option<String>,
     failing: BTreeMap<usize, String>,
     attached: Vec<Status>,
 }
@@ -51,6 +53,13 @@ impl Health {
     fn attach(&self, status: Status) {
         let mut state = self.state();
         state.attached.push(status);
+        state.tell();
+    }
+
+    /// Nothing is known yet, which is no failure, but not ready either.
+    fn starting(&self, reason: String) {
+        let mut state = self.state();
+        state.starting = Some(reason);
         state.tell();
     }
 
@@ -63,12 +72,12 @@ impl Health {
         first
     }
 
-    /// `part` works again; says whether everything works now that did not before.
+    /// `part` works; says whether everything works now, and did not before.
     fn recovered(&self, part: usize) -> bool {
         let mut state = self.state();
-        let last = state.failing.remove(&part).is_some() && state.failing.is_empty();
+        let news = state.starting.take().is_some() | state.failing.remove(&part).is_some();
         state.tell();
-        last
+        news && state.failing.is_empty()
     }
 
     fn state(&self) -> MutexGuard<'_, HealthState> {
@@ -79,7 +88,7 @@ impl Health {
 impl HealthState {
     fn tell(&self) {
         for status in &self.attached {
-            match self.failing.values().next() {
+            match self.failing.values().next().or(self.starting.as_ref()) {
                 Some(reason) => status.not_ready(Part::Sink, reason.as_str()),
                 None => status.ready(Part::Sink),
             }
@@ -118,9 +127,11 @@ mod tests {
     #[test]
     fn a_sink_is_ready_when_no_part_fails() {
         let health = Health::default();
-        assert!(health.failed(1, "one".into()));
+        health.starting("wait".into());
         let status = Status::default();
         health.attach(status.clone());
+        assert_eq!(status.reasons(), ["sink: wait"]);
+        assert!(health.failed(1, "one".into()));
         assert_eq!(status.reasons(), ["sink: one"]);
         assert!(!health.failed(2, "two".into()));
         assert!(!health.recovered(1));

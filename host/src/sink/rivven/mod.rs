@@ -162,7 +162,7 @@ impl RivvenSink {
             health: Health::default(),
             refused,
         });
-        shared.health.failed(router::PART, format!("not yet connected to Rivven at {}", shared.dial));
+        shared.health.starting(format!("not yet connected to Rivven at {}", shared.dial));
         let (deliveries, queue) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
         tasks.spawn(Router::new(shared.clone(), topics).run(queue, refusals));
