@@ -111,7 +111,8 @@ async fn a_message_that_breaks_the_plugin_is_dead_lettered_and_the_rest_arrives(
         ("trap", "trapped"),
         ("exit", "exit"),
         ("spin", "deadline"),
-        ("recurse", "stack"),
+        // Rust's own stack is in the memory of the plugin and ends before the engine's.
+        ("recurse", "trapped"),
         ("hog", "memory"),
         ("outputs:5000", "limits.outputs_per_message"),
         ("giant:3000000", "limits.output_bytes"),
@@ -244,7 +245,7 @@ async fn plugin_test(folder: &Path, component: &Path, config: &str) -> String {
 /// The dead letters name the component's file and hash, in which the builds differ.
 fn comparable(records: &str) -> Vec<Line> {
     let mut lines = jsonl::parse(records).unwrap();
-    for line in lines.iter_mut().filter(|line| line.topic.ends_with(".dlq")) {
+    for line in lines.iter_mut().filter(|line| line.topic == "dead-letters") {
         let mut letter = line.json().unwrap();
         letter["plugin"] = Value::Null;
         letter["sha256"] = Value::Null;
