@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use rivven_mqtt::message::{Batch, Outcome, OutputColumn, Outputs, Verdict};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Workload;
 
@@ -10,6 +10,12 @@ use crate::Workload;
 struct Reading<'a> {
     device: &'a str,
     temp: f64,
+}
+
+#[derive(Serialize)]
+struct Converted<'a> {
+    device: &'a str,
+    f: f64,
 }
 
 /// What becomes of `batch`.
@@ -27,8 +33,8 @@ pub fn process(workload: Workload, batch: &Batch) -> Outcome {
                 Workload::Echo => outputs.emit(index, b"", payload),
                 Workload::Json => match serde_json::from_slice::<Reading<'_>>(payload) {
                     Ok(Reading { device, temp }) => {
-                        let value = format!("{{\"device\":\"{device}\",\"f\":{}}}", temp * 1.8 + 32.0);
-                        outputs.emit(index, device.as_bytes(), value.as_bytes())
+                        let value = serde_json::to_vec(&Converted { device, f: temp * 1.8 + 32.0 });
+                        outputs.emit(index, device.as_bytes(), &value.unwrap_or_default())
                     }
                     Err(error) => {
                         reasons.push((index as u32, error.to_string()));

@@ -12,7 +12,7 @@ use crate::support::component;
 
 /// An instance of the bench plugin with this workload, with every limit on.
 pub fn worker(workload: &str) -> Result<Worker> {
-    let config = plugin(component("example_bench")?, workload);
+    let config = plugin(component("bench_guest")?, workload);
     let host = PluginHost::new("bench", &config.limits);
     let plugin = Plugin::load(&Sandbox::new()?, &config, Arc::new(SourceDescription::default()), host)?;
     Ok(plugin.worker()?)
@@ -22,7 +22,7 @@ fn plugin(path: PathBuf, workload: &str) -> config::Plugin {
     config::Plugin {
         path,
         sha256: None,
-        config: format!(r#"{{"workload": "{workload}"}}"#),
+        config: format!(r#"{{"work": "{workload}"}}"#),
         workers: 1,
         limits: config::Limits::default(),
         flush_interval: Duration::from_secs(1),

@@ -55,7 +55,7 @@ sources:
     topic: {topic}
     partitions: {PARTITIONS}
     format: raw
-    plugin: {{path: {}, config: {{workload: pass}}}}
+    plugin: {{path: {}, config: {{work: pass}}}}
     config:
       broker_url: mqtt://127.0.0.1:{}
       topics: [\"{FILTER}\"]
@@ -66,7 +66,7 @@ settings:
   state_dir: {}
   http: {{listen: \"127.0.0.1:{http}\"}}
 ",
-            component("example_bench")?.display(),
+            component("bench_guest")?.display(),
             mosquitto.port,
             directory.join("state").display(),
         );

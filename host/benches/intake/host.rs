@@ -38,7 +38,7 @@ impl Host {
     type: mqtt-source
     topic: intake
     format: raw
-    plugin: {{path: {}, config: {{workload: pass}}}}
+    plugin: {{path: {}, config: {{work: pass}}}}
     config:
       broker_url: mqtt://127.0.0.1:{port}
       topics: [\"#\"]
@@ -46,13 +46,13 @@ impl Host {
       max_inflight: 20000
 settings: {{state_dir: {}}}
 ",
-                component("example_bench")?.display(),
+                component("bench_guest")?.display(),
                 ["at_most_once", "at_least_once"][usize::from(qos)],
                 files.path().join("state").display(),
             ),
         )?;
         let runtime = super::runtime("host")?;
-        let config = config::load(&path)?;
+        let config = config::load(&path, false)?;
         let host = runtime.block_on(pipeline::Host::start(config, SinkKind::Discard))?;
         let metrics = host.sources().first().context("no source")?.metrics.clone();
         let (stop, stopped) = oneshot::channel();

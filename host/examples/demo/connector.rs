@@ -46,7 +46,7 @@ impl Connector {
         let path = files.join("demo.yaml");
         std::fs::write(&path, text)?;
 
-        let host = Host::start(config::load(&path)?, SinkKind::Rivven).await?;
+        let host = Host::start(config::load(&path, true)?, SinkKind::Rivven).await?;
         let source = host.sources().first().context("the configuration has no source")?;
         let (metrics, status) = (source.metrics.clone(), source.status.clone());
         let (stop, stopped) = oneshot::channel();
