@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use floor::{Floor, Input};
 use rivven_mqtt::message::{Batch, Flags, Outcome, QoS};
+use support::cpu::Cpu;
 use support::messages::{payload, topic};
 use support::stats::median;
 use support::table;
@@ -72,6 +73,7 @@ fn main() -> Result<()> {
             cases.extend(cases_of(workload, name, batch)?);
         }
     }
+    let cpu = Cpu::read(&[]);
     for round in 1..=support::ROUNDS {
         eprintln!("round {round} of {}", support::ROUNDS);
         for case in &mut cases {
@@ -80,6 +82,7 @@ fn main() -> Result<()> {
         }
     }
     print(&cases);
+    println!("Other programs used {:.2} of a core meanwhile.", cpu.usage().others);
     Ok(())
 }
 
@@ -114,8 +117,10 @@ fn cases_of(workload: Workload, name: &'static str, batch: &Batch) -> Result<Vec
 }
 
 const SANDBOX: &str = "component";
-const FLOOR: &str = "core module, message by message";
-const FLOOR_COLUMNS: &str = "core module, whole columns";
+/// The host writes message by message, as from a queue of messages.
+const FLOOR: &str = "core module";
+/// The host copies the driver's columns as they are.
+const FLOOR_COLUMNS: &str = "with columns";
 const NATIVE: &str = "no sandbox";
 
 /// A batch as the driver makes it.
@@ -188,7 +193,7 @@ fn print(cases: &[Case<'_>]) {
         }
     }
     println!(
-        "100-byte payloads. To reach at 256: pass 25 ns and 4x, echo 60 ns and 2.2x of the core module that is called message by \
-         message, where that takes 7 and 28 ns\n{table}\n"
+        "100-byte payloads. To reach at 256: pass 25 ns and 4x, echo 60 ns and 2.2x, where the core module takes 7 and 28.\n\
+         Into the core module the host writes message by message, or copies whole columns.\n{table}\n"
     );
 }
