@@ -7,7 +7,7 @@ use rivven_mqtt::message::{self, Outcome, OutputColumn, Outputs, Verdict};
 use wasmtime::{Config, Engine, Instance, Linker, Memory, Module, Store, TypedFunc};
 
 use crate::Workload;
-use crate::support::component;
+use crate::support::core_module;
 
 /// Epochs between now and the deadline of a call; nobody advances them here.
 const DEADLINE: u64 = 1_000_000;
@@ -54,7 +54,7 @@ impl Floor {
         let mut config = Config::new();
         config.epoch_interruption(true);
         let engine = Engine::new(&config)?;
-        let module = Module::from_file(&engine, component("floor_guest")?)?;
+        let module = Module::from_file(&engine, core_module("floor_guest")?)?;
         let mut store = Store::new(&engine, ());
         store.set_epoch_deadline(DEADLINE);
         let mut linker = Linker::new(&engine);

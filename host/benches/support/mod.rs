@@ -14,13 +14,22 @@ pub use table::table;
 /// Rounds of every measurement; medians of them are printed.
 pub const ROUNDS: usize = 5;
 
-/// The component that `make guests` builds from `guest/examples/NAME`, or what to do about its absence.
+/// The component that `make guests` builds from the package of this name, or what to do about its absence.
 pub fn component(name: &str) -> anyhow::Result<PathBuf> {
-    let target = match std::env::var_os("CARGO_TARGET_DIR") {
-        Some(dir) => PathBuf::from(dir),
+    guest("wasm32-wasip2", name)
+}
+
+/// The same for a core module.
+pub fn core_module(name: &str) -> anyhow::Result<PathBuf> {
+    guest("wasm32-wasip1", name)
+}
+
+fn guest(target: &str, name: &str) -> anyhow::Result<PathBuf> {
+    let folder = match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => PathBuf::from(folder),
         None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"),
     };
-    let path = target.join("wasm32-wasip2/plugin").join(format!("{name}.wasm"));
+    let path = folder.join(target).join("plugin").join(format!("{name}.wasm"));
     anyhow::ensure!(path.exists(), "{} is missing: run `make guests` first", path.display());
     Ok(path)
 }
