@@ -144,6 +144,14 @@ impl Sequences {
     pub fn clear(&mut self) {
         self.0.clear();
     }
+
+    /// Forgets the numbers from `from` on.
+    pub fn truncate(&mut self, from: u64) {
+        self.0.retain(|run| run.start < from);
+        if let Some(last) = self.0.last_mut() {
+            last.end = last.end.min(from);
+        }
+    }
 }
 
 /// What became of the messages of a batch; the terms of the loss equation
@@ -152,9 +160,9 @@ impl Sequences {
 pub struct Tally {
     /// At least one record was made of the message, and the sink has committed all of them.
     pub committed: u64,
-    /// The plugin dropped it, or emitted nothing.
+    /// The plugin dropped it, emitted nothing, or the policy for bad messages says drop.
     pub dropped: u64,
-    /// Rejected, faulting or impossible to write, and its dead letter is committed (or the policy says to drop it).
+    /// Rejected, faulting, oversized or impossible to write, and its dead letter is committed.
     pub dead_lettered: u64,
 }
 
@@ -421,6 +429,10 @@ mod tests {
         }
         assert_eq!(sequences.runs(), [4..7, 9..10, 11..13]);
         assert_eq!(sequences.iter().collect::<Vec<_>>(), [4, 5, 6, 9, 11, 12]);
+        sequences.truncate(12);
+        assert_eq!(sequences.runs(), [4..7, 9..10, 11..12]);
+        sequences.truncate(5);
+        assert_eq!(sequences.runs(), [4..5]);
     }
 
     #[test]

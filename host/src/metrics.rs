@@ -1,5 +1,6 @@
 //! What the host counts. One writer for each count, one short lock for each batch, never one for each message.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
@@ -22,6 +23,38 @@ impl Ledger {
     pub fn in_flight(&self) -> u64 {
         self.received.saturating_sub(self.settled.total())
     }
+}
+
+impl fmt::Display for Ledger {
+    /// The loss equation.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Tally { committed, dropped, dead_lettered } = self.settled;
+        let (received, in_flight) = (self.received, self.in_flight());
+        write!(
+            f,
+            "received {received} = committed {committed} + dropped {dropped} + dead-lettered {dead_lettered} + in flight \
+             {in_flight}"
+        )
+    }
+}
+
+/// The counts of one source at one moment; the fields are those of [`SourceMetrics`].
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
+#[allow(missing_docs)]
+pub struct Snapshot {
+    pub ledger: Ledger,
+    pub connections: u64,
+    pub disconnections: u64,
+    pub errors: u64,
+    pub duplicates_suppressed: u64,
+    pub redeliveries: u64,
+    pub oversized: u64,
+    pub batches: u64,
+    pub plugin_faults: u64,
+    /// Seconds spent in the plugin.
+    pub plugin_seconds: f64,
+    pub records_written: u64,
+    pub sink_retries: u64,
 }
 
 /// The counts of one source.
@@ -71,6 +104,24 @@ impl SourceMetrics {
     /// The loss equation as it stands.
     pub fn ledger(&self) -> Ledger {
         *self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All counts as they stand; those of the loss equation are of one moment.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            ledger: self.ledger(),
+            connections: self.connections.load(Relaxed),
+            disconnections: self.disconnections.load(Relaxed),
+            errors: self.errors.load(Relaxed),
+            duplicates_suppressed: self.duplicates_suppressed.load(Relaxed),
+            redeliveries: self.redeliveries.load(Relaxed),
+            oversized: self.oversized.load(Relaxed),
+            batches: self.batches.load(Relaxed),
+            plugin_faults: self.plugin_faults.load(Relaxed),
+            plugin_seconds: self.plugin_nanos.load(Relaxed) as f64 / 1e9,
+            records_written: self.records_written.load(Relaxed),
+            sink_retries: self.sink_retries.load(Relaxed),
+        }
     }
 
     /// Adds to one of the counts.

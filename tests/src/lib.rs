@@ -1,1 +1,21 @@
-//! x
+//! Fixtures for the integration tests: real brokers, a real `rivvend`, the real binary, and a scripted broker for what no
+//! real one does on demand.
+//!
+//! Everything is started by the test that uses it, listens on 127.0.0.1, and is ended when its value is dropped, also when
+//! the test panics. Fixtures return errors and never skip: what is missing is named, with the command that provides it.
+
+pub mod broker;
+pub mod certs;
+pub mod client;
+pub mod config;
+pub mod guests;
+pub mod host;
+pub mod http;
+pub mod image;
+pub mod jsonl;
+pub mod link;
+pub mod net;
+pub mod process;
+pub mod rivven;
+pub mod scripted;
+pub mod wait;

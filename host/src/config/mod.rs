@@ -11,6 +11,21 @@ use std::time::Duration;
 
 use crate::message::QoS;
 
+mod client;
+pub mod keys;
+mod load;
+mod problem;
+mod read;
+mod source;
+mod syntax;
+#[cfg(test)]
+mod tests;
+mod url;
+mod yaml;
+
+pub use load::load;
+pub use problem::Problem;
+
 /// The whole configuration of a host.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -229,7 +244,7 @@ pub struct Retry {
 }
 
 /// A plugin and its limits.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Plugin {
     /// The component.
     pub path: PathBuf,
@@ -243,6 +258,21 @@ pub struct Plugin {
     pub limits: Limits,
     /// How often an aggregating plugin is flushed (default 1 s).
     pub flush_interval: Duration,
+}
+
+impl fmt::Debug for Plugin {
+    /// Without `config`: it may hold keys and passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Plugin { path, sha256, config: _, workers, limits, flush_interval } = self;
+        f.debug_struct("Plugin")
+            .field("path", path)
+            .field("sha256", sha256)
+            .field("config", &"***")
+            .field("workers", workers)
+            .field("limits", limits)
+            .field("flush_interval", flush_interval)
+            .finish()
+    }
 }
 
 /// Limits of one plugin instance. Exceeding one is a fault, except for logs and metrics, which are dropped and counted.

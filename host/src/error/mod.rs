@@ -1,0 +1,66 @@
+//! Every error of the library, grouped by who has to act on it.
+
+mod config;
+mod mqtt;
+mod plugin;
+mod sink;
+mod tls;
+
+use tokio::task::JoinError;
+
+pub use config::{ConfigError, HttpError, JsonlError};
+pub use mqtt::MqttError;
+pub use plugin::{Fault, PluginError};
+pub use sink::SinkError;
+pub use tls::TlsError;
+
+/// Why a host did not start, or a source of it failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A plugin cannot be used.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// The sink cannot be opened.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// The sink is Rivven, and the configuration does not say where Rivven is.
+    #[error("the configuration has no `broker`: say where Rivven is, or choose another sink with `--sink`")]
+    NoBroker,
+    /// The MQTT side of a source has failed for good.
+    #[error("source {name}")]
+    Mqtt {
+        /// The source.
+        name: String,
+        /// What happened.
+        source: MqttError,
+    },
+    /// A source was stopped: a policy says `stop`, its plugin does not start again, or its sink is closed.
+    #[error("source {name} stopped: {reason}")]
+    Stopped {
+        /// The source.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// The system starts no more threads.
+    #[error("cannot start a thread for a plugin")]
+    Thread(#[source] std::io::Error),
+    /// A bug of this program.
+    #[error("a task of the host has panicked")]
+    Panicked(#[source] JoinError),
+}
+
+/// `error` and its causes, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}

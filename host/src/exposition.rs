@@ -1,0 +1,279 @@
+//! `/metrics`: the Prometheus text format, version 0.0.4.
+//!
+//! Written here and not by a registry of shared counters, because the counts of a source have to be of one moment, or the loss
+//! equation would not balance in a scrape.
+
+use std::fmt::{Display, Write};
+
+use crate::metrics::Snapshot;
+use crate::plugin::{BUCKETS, MetricValues};
+
+/// What `Content-Type` says of a [`render`]ed page.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What one source has counted at one moment.
+#[derive(Debug, Clone)]
+pub struct Sample<'a> {
+    /// The source's name.
+    pub source: &'a str,
+    /// Its counts.
+    pub counts: Snapshot,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// The metrics of its plugin, and how many calls for more were dropped.
+    pub plugin: Option<(MetricValues, u64)>,
+}
+
+/// A metric of every source: its name after `rivven_mqtt_`, its type, what it means, and where it is in a sample.
+type Family = (&'static str, &'static str, &'static str, fn(&Sample<'_>) -> f64);
+
+const FAMILIES: &[Family] = &[
+    (
+        "source_messages_received_total",
+        "counter",
+        "Messages that entered the host; a redelivery counts again, a suppressed QoS 2 duplicate does not",
+        |s| s.counts.ledger.received as f64,
+    ),
+    (
+        "source_bytes_received_total",
+        "counter",
+        "Bytes of the topics and payloads of received messages",
+        |s| s.counts.ledger.received_bytes as f64,
+    ),
+    ("source_messages_committed_total", "counter", "Messages of which all records are committed", |s| {
+        s.counts.ledger.settled.committed as f64
+    }),
+    ("source_messages_dropped_total", "counter", "Messages that the plugin dropped", |s| {
+        s.counts.ledger.settled.dropped as f64
+    }),
+    ("source_messages_dead_lettered_total", "counter", "Messages whose dead letter is committed", |s| {
+        s.counts.ledger.settled.dead_lettered as f64
+    }),
+    ("source_messages_in_flight", "gauge", "Messages received and not settled", |s| {
+        s.counts.ledger.in_flight() as f64
+    }),
+    (
+        "source_ready",
+        "gauge",
+        "1 when the source has its subscriptions, its plugin and its sink, else 0",
+        |s| f64::from(u8::from(s.ready)),
+    ),
+    ("source_connections_total", "counter", "Connections that the MQTT broker accepted", |s| {
+        s.counts.connections as f64
+    }),
+    ("source_disconnections_total", "counter", "Connections to the MQTT broker that ended", |s| {
+        s.counts.disconnections as f64
+    }),
+    (
+        "source_errors_total",
+        "counter",
+        "Connection attempts and connections that failed, malformed packets",
+        |s| s.counts.errors as f64,
+    ),
+    (
+        "source_duplicates_suppressed_total",
+        "counter",
+        "QoS 2 messages that arrived again and were not processed twice",
+        |s| s.counts.duplicates_suppressed as f64,
+    ),
+    ("source_redeliveries_total", "counter", "Messages with the DUP flag that were processed", |s| {
+        s.counts.redeliveries as f64
+    }),
+    ("source_oversized_total", "counter", "Packets greater than max_packet_size", |s| {
+        s.counts.oversized as f64
+    }),
+    ("source_batches_total", "counter", "Batches handed to plugin workers", |s| s.counts.batches as f64),
+    (
+        "source_plugin_faults_total",
+        "counter",
+        "Calls of the plugin that trapped, exceeded a limit or broke its contract",
+        |s| s.counts.plugin_faults as f64,
+    ),
+    ("source_plugin_seconds_total", "counter", "Seconds spent in the plugin", |s| s.counts.plugin_seconds),
+    (
+        "source_records_written_total",
+        "counter",
+        "Records that the sink has committed, dead letters included",
+        |s| s.counts.records_written as f64,
+    ),
+    ("source_sink_retries_total", "counter", "Writes that the sink had to repeat", |s| {
+        s.counts.sink_retries as f64
+    }),
+];
+
+/// The page for these sources.
+pub fn render(samples: &[Sample<'_>]) -> String {
+    let mut page = Page::default();
+    for (name, kind, help, value) in FAMILIES {
+        page.family(name, kind, help);
+        for sample in samples {
+            page.line(name, &[("source", sample.source)], value(sample));
+        }
+    }
+    let plugins = || samples.iter().filter_map(|s| Some((s.source, s.plugin.as_ref()?)));
+    if plugins().next().is_none() {
+        return page.0;
+    }
+    page.family("plugin_counter_total", "counter", "Counters of plugins");
+    for (source, (values, _)) in plugins() {
+        for (name, value) in &values.counters {
+            page.line("plugin_counter_total", &[("source", source), ("name", name)], value);
+        }
+    }
+    page.family("plugin_gauge", "gauge", "Gauges of plugins");
+    for (source, (values, _)) in plugins() {
+        for (name, value) in &values.gauges {
+            page.line("plugin_gauge", &[("source", source), ("name", name)], Float(*value));
+        }
+    }
+    page.family("plugin_histogram", "histogram", "Histograms of plugins");
+    for (source, (values, _)) in plugins() {
+        for (name, histogram) in &values.histograms {
+            let labels = [("source", source), ("name", name.as_str())];
+            let mut count = 0;
+            for (bound, of_bucket) in BUCKETS.iter().zip(histogram.counts) {
+                count += of_bucket;
+                let bound = bound.to_string();
+                page.line("plugin_histogram_bucket", &[labels[0], labels[1], ("le", &bound)], count);
+            }
+            page.line("plugin_histogram_bucket", &[labels[0], labels[1], ("le", "+Inf")], histogram.count());
+            page.line("plugin_histogram_sum", &labels, Float(histogram.sum));
+            page.line("plugin_histogram_count", &labels, histogram.count());
+        }
+    }
+    page.family("plugin_metrics_dropped_total", "counter", "Metric calls of plugins that were dropped");
+    for (source, (_, dropped)) in plugins() {
+        page.line("plugin_metrics_dropped_total", &[("source", source)], dropped);
+    }
+    page.0
+}
+
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing into a string cannot fail.
+        let _ = write!(self.0, "# HELP rivven_mqtt_{name} {help}\n# TYPE rivven_mqtt_{name} {kind}\n");
+    }
+
+    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        let _ = write!(self.0, "rivven_mqtt_{name}");
+        for (index, (label, text)) in labels.iter().enumerate() {
+            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let _ = write!(self.0, "{}{label}=\"{text}\"", if index == 0 { '{' } else { ',' });
+        }
+        let _ = writeln!(self.0, "}} {value}");
+    }
+}
+
+/// A number as the format has it: `NaN`, `+Inf`, `-Inf`.
+struct Float(f64);
+
+impl Display for Float {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            value if value == f64::INFINITY => f.write_str("+Inf"),
+            value if value == f64::NEG_INFINITY => f.write_str("-Inf"),
+            value => write!(f, "{value}"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+pub(crate) mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::message::Tally;
+    use crate::metrics::Ledger;
+    use crate::plugin::Histogram;
+
+    /// A strict reader of the text format: each family has one HELP and one TYPE before its samples, which stand together; a
+    /// counter ends in `_total`; no series appears twice; buckets never fall and end with the count.
+    pub(crate) fn parse(page: &str) -> BTreeMap<String, f64> {
+        let mut series = BTreeMap::new();
+        let mut families: BTreeSet<&str> = BTreeSet::new();
+        let (mut family, mut kind, mut help) = ("", "", "");
+        assert!(page.ends_with('\n'));
+        for line in page.lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                let (name, text) = rest.split_once(' ').unwrap();
+                assert!(families.insert(name) && !text.is_empty(), "{line}");
+                help = name;
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                (family, kind) = rest.split_once(' ').unwrap();
+                assert_eq!(family, help, "{line}");
+                assert!(matches!(kind, "counter" | "gauge" | "histogram"), "{line}");
+                assert_eq!(kind == "counter", family.ends_with("_total"), "{line}");
+            } else {
+                let (name, value) = line.rsplit_once(' ').unwrap();
+                let metric = name.split('{').next().unwrap();
+                let suffix =
+                    metric.strip_prefix(family).unwrap_or_else(|| panic!("{line} is not of {family}"));
+                assert!(if kind == "histogram" {
+                    matches!(suffix, "_bucket" | "_sum" | "_count")
+                } else {
+                    suffix.is_empty()
+                });
+                assert!(metric.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "{line}");
+                assert!(name.ends_with('}') && name.matches('{').count() == 1, "{line}");
+                let value: f64 = value.parse().unwrap_or_else(|_| panic!("{line}"));
+                assert!(series.insert(name.to_owned(), value).is_none(), "{line} twice");
+            }
+        }
+        series
+    }
+
+    #[test]
+    fn the_page_is_valid_and_complete() {
+        let settled = Tally { committed: 5, dropped: 3, dead_lettered: 1 };
+        let counts = Snapshot {
+            ledger: Ledger { received: 10, received_bytes: 1 << 40, settled },
+            plugin_seconds: 0.25,
+            sink_retries: 7,
+            ..Snapshot::default()
+        };
+        let mut values = MetricValues::default();
+        values.counters.insert("seen".into(), u64::MAX);
+        values.gauges.insert("level".into(), f64::INFINITY);
+        let mut histogram = Histogram { sum: 2.5, ..Histogram::default() };
+        (histogram.counts[0], histogram.counts[3], histogram.counts[BUCKETS.len()]) = (1, 2, 4);
+        values.histograms.insert("size".into(), histogram);
+        let page = render(&[
+            Sample { source: "a", counts, ready: true, plugin: Some((values, 9)) },
+            Sample { source: "b", counts: Snapshot::default(), ready: false, plugin: None },
+        ]);
+        let series = parse(&page);
+        for (name, expected) in [
+            ("source_messages_received_total{source=\"a\"}", 10.0),
+            ("source_messages_received_total{source=\"b\"}", 0.0),
+            ("source_bytes_received_total{source=\"a\"}", (1u64 << 40) as f64),
+            ("source_messages_committed_total{source=\"a\"}", 5.0),
+            ("source_messages_dropped_total{source=\"a\"}", 3.0),
+            ("source_messages_dead_lettered_total{source=\"a\"}", 1.0),
+            ("source_messages_in_flight{source=\"a\"}", 1.0),
+            ("source_ready{source=\"a\"}", 1.0),
+            ("source_plugin_seconds_total{source=\"a\"}", 0.25),
+            ("source_sink_retries_total{source=\"a\"}", 7.0),
+            ("plugin_counter_total{source=\"a\",name=\"seen\"}", u64::MAX as f64),
+            ("plugin_gauge{source=\"a\",name=\"level\"}", f64::INFINITY),
+            ("plugin_histogram_bucket{source=\"a\",name=\"size\",le=\"0.001\"}", 1.0),
+            ("plugin_histogram_bucket{source=\"a\",name=\"size\",le=\"10000\"}", 3.0),
+            ("plugin_histogram_bucket{source=\"a\",name=\"size\",le=\"+Inf\"}", 7.0),
+            ("plugin_histogram_count{source=\"a\",name=\"size\"}", 7.0),
+            ("plugin_histogram_sum{source=\"a\",name=\"size\"}", 2.5),
+            ("plugin_metrics_dropped_total{source=\"a\"}", 9.0),
+        ] {
+            assert_eq!(series.get(&format!("rivven_mqtt_{name}")), Some(&expected), "{name} in\n{page}");
+        }
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        let page =
+            render(&[Sample { source: "a\"\\\n", counts: Snapshot::default(), ready: true, plugin: None }]);
+        assert!(page.contains("source_ready{source=\"a\\\"\\\\\\n\"} 1\n"), "{page}");
+    }
+}

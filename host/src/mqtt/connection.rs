@@ -1,0 +1,398 @@
+//! One connection: the future that owns the stream. It polls what comes back from the pipeline, the write side, the read side
+//! and the timers in turn and waits for none of them alone, because a client that stops reading while it writes
+//! acknowledgements can deadlock with a broker that does the same.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tracing::{debug, info};
+
+use super::intake::{Intake, Stop};
+use super::packet::{self, ConnAck, Incoming, PROTOCOL_ERROR};
+use super::publish::ReadBuffer;
+use super::store::Change;
+use super::subscribe::{self, Phase};
+use super::transport::Stream;
+use super::{Driver, Shutdown};
+use crate::config::Version;
+use crate::error::MqttError;
+use crate::metrics::SourceMetrics;
+use crate::status::Part;
+
+/// With so many bytes that the broker does not take, nothing more is read that would have to be answered.
+const MAX_UNWRITTEN: usize = 1 << 20;
+/// How long the goodbye may take: DISCONNECT, and the broker closing its side.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+pub(super) struct Connection<'a> {
+    driver: &'a Driver,
+    stream: Box<dyn Stream>,
+    intake: &'a mut Intake,
+    buffer: &'a mut ReadBuffer,
+    phase: Phase,
+    /// When it came up.
+    up: Option<Instant>,
+    /// When an attempt that is not up is given up.
+    deadline: Instant,
+    /// When a drain ends, once it has begun.
+    grace: Option<Instant>,
+    /// `None`: no pings.
+    keep_alive: Option<Duration>,
+    last_write: Instant,
+    /// When a ping was sent that nothing came after.
+    pinged: Option<Instant>,
+    /// Bytes of the session's `out` that are written.
+    written: usize,
+    unflushed: bool,
+    /// The buffer has what the window has no room for.
+    paused: bool,
+    timer: Pin<Box<Sleep>>,
+}
+
+enum Turn {
+    Again,
+    Drained,
+}
+
+impl<'a> Connection<'a> {
+    /// Speaks MQTT on `stream`; not up before `deadline` is an error.
+    pub fn new(
+        driver: &'a Driver,
+        stream: Box<dyn Stream>,
+        intake: &'a mut Intake,
+        buffer: &'a mut ReadBuffer,
+        deadline: Instant,
+    ) -> Result<Self, MqttError> {
+        buffer.clear();
+        intake.session.out = packet::connect(&driver.settings)?;
+        Ok(Connection {
+            driver,
+            stream,
+            intake,
+            buffer,
+            phase: Phase::Connecting,
+            up: None,
+            deadline,
+            grace: None,
+            keep_alive: Some(driver.settings.keep_alive),
+            last_write: Instant::now(),
+            pinged: None,
+            written: 0,
+            unflushed: false,
+            paused: false,
+            timer: Box::pin(sleep_until(deadline)),
+        })
+    }
+
+    /// When all filters were granted or the session was resumed.
+    pub fn up_since(&self) -> Option<Instant> {
+        self.up
+    }
+
+    /// Runs until the connection is lost, or until it is drained after a shutdown and closed properly. `grace` is set to the end
+    /// of the drain when the shutdown begins.
+    pub async fn run(
+        &mut self,
+        shutdown: &mut Shutdown,
+        grace: &mut Option<Instant>,
+    ) -> Result<(), MqttError> {
+        loop {
+            let turn = std::future::poll_fn(|cx| {
+                if self.grace.is_none() && shutdown.poll(cx).is_ready() {
+                    let end = Instant::now() + self.driver.grace;
+                    self.intake.drain();
+                    (*grace, self.grace) = (Some(end), Some(end));
+                    self.timer.as_mut().reset(Instant::now());
+                }
+                self.poll_turn(cx)
+            })
+            .await;
+            match turn {
+                Ok(Turn::Again) => {}
+                Ok(Turn::Drained) => {
+                    self.goodbye().await;
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.complain(&error).await;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<Turn, MqttError>> {
+        self.intake.progress(cx)?;
+        if self.paused && self.grace.is_none() {
+            self.decode(cx)?;
+        }
+        self.poll_write(cx)?;
+        match self.grace {
+            Some(_) if self.intake.is_drained() && self.intake.session.out.is_empty() => {
+                return Poll::Ready(Ok(Turn::Drained));
+            }
+            Some(_) => {}
+            None => {
+                if !self.paused
+                    && self.intake.session.out.len() < MAX_UNWRITTEN
+                    && self.poll_read(cx)?.is_ready()
+                {
+                    return Poll::Ready(Ok(Turn::Again));
+                }
+                self.intake.check_workers(cx)?;
+            }
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            if self.grace.is_some_and(|end| end <= now) {
+                return Poll::Ready(Ok(Turn::Drained));
+            }
+            let next = self.on_time(now)?;
+            self.timer.as_mut().reset(next);
+            self.poll_write(cx)?;
+        }
+        Poll::Pending
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), MqttError> {
+        let out = &mut self.intake.session.out;
+        while let Some(rest) = out.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match Pin::new(&mut *self.stream).poll_write(cx, rest) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(0)) => return Err(MqttError::Closed),
+                Poll::Ready(Ok(n)) => {
+                    self.written += n;
+                    self.unflushed = true;
+                }
+                Poll::Ready(Err(error)) => return Err(error.into()),
+            }
+        }
+        if self.unflushed {
+            self.last_write = Instant::now();
+            out.clear();
+            self.written = 0;
+            if let Poll::Ready(flushed) = Pin::new(&mut *self.stream).poll_flush(cx) {
+                flushed?;
+                self.unflushed = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads and decodes once; pending if there is nothing to read.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, MqttError> {
+        let mut space = ReadBuf::new(self.buffer.space());
+        match Pin::new(&mut *self.stream).poll_read(cx, &mut space) {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(read) => read?,
+        }
+        let n = space.filled().len();
+        if n == 0 {
+            return Err(MqttError::Closed);
+        }
+        self.buffer.filled(n);
+        // Whatever comes shows that the broker is there.
+        self.pinged = None;
+        self.decode(cx)?;
+        Ok(Poll::Ready(()))
+    }
+
+    /// Decodes what is in the buffer, as far as the window has room.
+    fn decode(&mut self, cx: &mut Context<'_>) -> Result<(), MqttError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        loop {
+            let stop = self.decode_all();
+            // Also after an error: what came before it is good, unless its topics are not.
+            self.intake.finish(now)?;
+            self.paused = match stop? {
+                Stop::Read | Stop::Other(_) => false,
+                Stop::Full => true,
+                Stop::Oversized(skipped) => {
+                    self.intake.oversized(skipped, now);
+                    continue;
+                }
+            };
+            let handed_on = self.intake.hand_on(cx)?;
+            if !(self.paused && handed_on) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn decode_all(&mut self) -> Result<Stop, MqttError> {
+        loop {
+            if self.phase == Phase::Connecting
+                && self.buffer.unread().first().is_some_and(|first| first >> 4 != 2)
+            {
+                let name = packet::name(self.buffer.unread().first().copied().unwrap_or_default());
+                return Err(packet::error(name, "it came before CONNACK", PROTOCOL_ERROR));
+            }
+            let length = match self.intake.decode(self.buffer)? {
+                Stop::Other(length) => length,
+                stop => return Ok(stop),
+            };
+            let bytes = self.buffer.unread().get(..length).unwrap_or_default();
+            let incoming = packet::decode(self.driver.settings.version, bytes)?;
+            self.buffer.advance(length, 0);
+            self.handle(incoming)?;
+        }
+    }
+
+    fn handle(&mut self, incoming: Incoming) -> Result<(), MqttError> {
+        match incoming {
+            Incoming::ConnAck(connack) => self.connack(&connack),
+            Incoming::SubAck { packet_id, granted } => {
+                subscribe::suback(&mut self.phase, &self.driver.settings, packet_id, &granted)?;
+                self.is_subscribed();
+                Ok(())
+            }
+            Incoming::UnsubAck { packet_id, failure } => {
+                subscribe::unsuback(&mut self.phase, packet_id, failure)?;
+                self.is_subscribed();
+                Ok(())
+            }
+            Incoming::PubRel { packet_id } => {
+                self.intake.session.release(packet_id);
+                Ok(())
+            }
+            Incoming::PingResp => Ok(()),
+            Incoming::Disconnect { code: packet::TAKEN_OVER, .. } => {
+                Err(MqttError::TakenOver { client_id: self.driver.settings.client_id.clone() })
+            }
+            Incoming::Disconnect { code, reason } => Err(MqttError::Disconnected { code, reason }),
+        }
+    }
+
+    fn connack(&mut self, connack: &ConnAck) -> Result<(), MqttError> {
+        if self.phase != Phase::Connecting {
+            return Err(packet::error("CONNACK", "it came a second time", PROTOCOL_ERROR));
+        }
+        let settings = &self.driver.settings;
+        let (phase, out) = subscribe::accepted(connack, settings, self.intake.subscribed.as_ref())?;
+        self.intake.count(|metrics: &SourceMetrics| &metrics.connections);
+        self.intake.session.connected(connack.session_present);
+        if !connack.session_present {
+            self.intake.subscribed = None;
+        }
+        if let Some(seconds) = connack.keep_alive {
+            self.keep_alive = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
+        }
+        self.intake.session.out.extend_from_slice(&out);
+        info!(
+            source = self.driver.name,
+            broker = %settings.url,
+            client_id = connack.client_id.as_deref().unwrap_or(&settings.client_id),
+            session_present = connack.session_present,
+            keep_alive_secs = self.keep_alive.map_or(0, |interval| interval.as_secs()),
+            "connected to the MQTT broker"
+        );
+        self.phase = phase;
+        if self.phase == Phase::Up {
+            info!(source = self.driver.name, filters = ?settings.topics, "session resumed, subscriptions are in place");
+            self.is_up();
+        }
+        Ok(())
+    }
+
+    fn is_subscribed(&mut self) {
+        if self.phase != Phase::Up {
+            return;
+        }
+        let settings = &self.driver.settings;
+        info!(source = self.driver.name, filters = ?settings.topics, qos = settings.qos as u8, "subscribed");
+        let subscribed = subscribe::wanted(settings);
+        self.intake.subscribed = Some(subscribed.clone());
+        self.intake.session.change(Change::Subscribed(subscribed));
+        self.is_up();
+    }
+
+    fn is_up(&mut self) {
+        self.up = Some(Instant::now());
+        self.driver.status.ready(Part::Mqtt);
+        // From now on the timer is for keep-alive.
+        self.timer.as_mut().reset(Instant::now());
+    }
+
+    /// What is due by now; when to look again.
+    fn on_time(&mut self, now: Instant) -> Result<Instant, MqttError> {
+        let mut next = self.grace.unwrap_or(now + Duration::from_secs(3_600));
+        if self.up.is_none() && self.grace.is_none() {
+            if self.paused {
+                // The answer is behind messages that have no room yet: that is our doing.
+                self.deadline = now + self.driver.settings.connect_timeout;
+            }
+            if self.deadline <= now {
+                return Err(MqttError::Timeout {
+                    broker: self.driver.settings.url.to_string(),
+                    after: self.driver.settings.connect_timeout,
+                    waiting_for: self.phase.waiting_for(),
+                });
+            }
+            next = next.min(self.deadline);
+        }
+        let Some(interval) = self.keep_alive.filter(|_| self.phase != Phase::Connecting) else {
+            return Ok(next);
+        };
+        if let Some(pinged) = &mut self.pinged {
+            let patience = interval / 2;
+            if self.paused || self.grace.is_some() {
+                *pinged = now;
+            } else if now >= *pinged + patience {
+                return Err(MqttError::NoPingResponse { after: patience });
+            }
+            next = next.min(*pinged + patience);
+        }
+        if now >= self.last_write + interval {
+            debug!(source = self.driver.name, paused = self.paused, "ping");
+            self.intake.session.out.extend_from_slice(&packet::PINGREQ);
+            self.last_write = now;
+            if self.pinged.is_none() {
+                self.pinged = Some(now);
+                next = next.min(now + interval / 2);
+            }
+        }
+        Ok(next.min(self.last_write + interval))
+    }
+
+    /// DISCONNECT, so that the will is not published (3.1.1 section 3.14.4), and an end that loses nothing: a socket that is
+    /// closed with unread bytes resets the connection, and then the broker may not see our last acknowledgements.
+    async fn goodbye(&mut self) {
+        let out = &mut self.intake.session.out;
+        out.drain(..self.written.min(out.len()));
+        if self.phase != Phase::Connecting {
+            out.extend_from_slice(&packet::DISCONNECT);
+        }
+        let bytes = std::mem::take(out);
+        let goodbye = async {
+            self.stream.write_all(&bytes).await?;
+            self.stream.flush().await?;
+            self.stream.shutdown().await?;
+            let mut rest = [0; 4096];
+            while self.stream.read(&mut rest).await? > 0 {}
+            std::io::Result::Ok(())
+        };
+        match timeout(GOODBYE, goodbye).await {
+            Ok(Ok(())) => info!(source = self.driver.name, "disconnected from the MQTT broker"),
+            Ok(Err(error)) => debug!(source = self.driver.name, %error, "the broker closed first"),
+            Err(_) => debug!(source = self.driver.name, "the broker does not close its side"),
+        }
+    }
+
+    /// Tells a broker of 5.0 why the connection is closed (section 3.14.2.1), if that can be done at once.
+    async fn complain(&mut self, error: &MqttError) {
+        let MqttError::Malformed { code, .. } = error else { return };
+        if self.driver.settings.version == Version::V5 && self.written == 0 && self.phase != Phase::Connecting
+        {
+            let disconnect = [packet::DISCONNECT[0], 1, *code];
+            let _ = timeout(GOODBYE, async {
+                self.stream.write_all(&disconnect).await?;
+                self.stream.flush().await
+            })
+            .await;
+        }
+    }
+}

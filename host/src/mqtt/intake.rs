@@ -1,0 +1,373 @@
+//! Between the connection and the workers: messages go into batches as long as the window has room, batches are handed on, and
+//! what comes back settles the session. It outlives connections.
+
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::task::{Context, Poll};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::lane::{Counted, Lane};
+use super::packet::{self, MALFORMED, PROTOCOL_ERROR};
+use super::publish::{self, PUBLISH, ReadBuffer, Skipped};
+use super::session::Session;
+use super::store::{Change, Store, Stored, Subscribed};
+use super::{Driver, Outlet};
+use crate::config::{Mqtt, Version};
+use crate::error::MqttError;
+use crate::message::{Batch, Flags, QoS};
+use crate::metrics::SourceMetrics;
+
+/// A packet that is no PUBLISH and has more is not taken.
+const MAX_OTHER: usize = 64 << 10;
+/// Duplicates that may wait for an acknowledgement besides the messages of the window.
+const MAX_DUPLICATES: usize = 1 << 16;
+/// Batches that are kept for the next use, and the greatest of their columns.
+const SPARE: usize = 16;
+const SPARE_BYTES: usize = 4 << 20;
+
+/// Why decoding stopped.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The buffer has no whole packet any more.
+    Read,
+    /// There is no room for the next message.
+    Full,
+    /// The next packet is this long and no PUBLISH.
+    Other(usize),
+    /// A packet greater than is taken has been skipped.
+    Oversized(Skipped),
+}
+
+type Writing = JoinHandle<(Vec<Change>, Result<(), MqttError>)>;
+
+pub(super) struct Intake {
+    pub session: Session,
+    /// What is subscribed to in the broker's session, if that is known.
+    pub subscribed: Option<Subscribed>,
+    lanes: Vec<Lane>,
+    back: mpsc::UnboundedReceiver<Box<Batch>>,
+    back_closed: bool,
+    spare: Vec<Box<Batch>>,
+    metrics: Arc<SourceMetrics>,
+    store: Option<Arc<Store>>,
+    writing: Option<Writing>,
+    settings: Arc<Mqtt>,
+    aggregating: bool,
+    draining: bool,
+}
+
+impl Intake {
+    /// Opens the session's store where the session is persistent.
+    pub fn new(driver: &Driver, outlet: Outlet) -> Result<Self, MqttError> {
+        let settings = driver.settings.clone();
+        let (store, stored) = if settings.clean_session {
+            (None, Stored::default())
+        } else {
+            let owner = format!("{}\n{}", settings.url, settings.client_id);
+            let (store, stored) = Store::open(file(&driver.state_dir, &driver.name), &owner)?;
+            (Some(Arc::new(store)), stored)
+        };
+        Ok(Intake {
+            session: Session::new(store.is_some(), stored.received),
+            subscribed: stored.subscribed,
+            lanes: outlet.workers.into_iter().map(Lane::new).collect(),
+            back: outlet.back,
+            back_closed: false,
+            spare: Vec::new(),
+            metrics: driver.metrics.clone(),
+            store,
+            writing: None,
+            settings,
+            aggregating: driver.aggregating,
+            draining: false,
+        })
+    }
+
+    /// Decodes messages into batches, until something else is to be done.
+    pub fn decode(&mut self, buffer: &mut ReadBuffer) -> Result<Stop, MqttError> {
+        if buffer.skipped.is_none() {
+            let stop = self.decode_messages(buffer)?;
+            if buffer.skipped.is_none() {
+                return Ok(stop);
+            }
+        }
+        if !buffer.skip() {
+            return Ok(Stop::Read);
+        }
+        let skipped = buffer.skipped.take_if(|skipped| self.has_room(skipped.topic.len()));
+        Ok(skipped.map_or(Stop::Full, Stop::Oversized))
+    }
+
+    fn decode_messages(&mut self, buffer: &mut ReadBuffer) -> Result<Stop, MqttError> {
+        let v5 = self.settings.version == Version::V5;
+        let (max_packet, max_batch) = (self.settings.max_packet_size, self.settings.max_batch);
+        let bytes = buffer.unread();
+        let (mut at, mut needed, mut skipped) = (0, 0, None);
+        let stop = loop {
+            let rest = bytes.get(at..).unwrap_or_default();
+            let head = match publish::head(rest) {
+                Ok(Some(head)) => head,
+                Ok(None) => break Ok(Stop::Read),
+                Err(reason) => break Err(malformed(rest, reason)),
+            };
+            if head.first >> 4 != PUBLISH {
+                if head.total > MAX_OTHER {
+                    break Err(malformed(rest, "it is longer than 64 KiB"));
+                }
+                needed = head.total;
+                break Ok(if rest.len() < head.total { Stop::Read } else { Stop::Other(head.total) });
+            }
+            if head.total > max_packet {
+                match publish::oversized(head, rest) {
+                    Ok(None) => {}
+                    Ok(Some((front, taken))) => {
+                        at += taken;
+                        skipped = Some(front);
+                    }
+                    Err(reason) => break Err(packet::error("PUBLISH", reason, MALFORMED)),
+                }
+                break Ok(Stop::Read);
+            }
+            let Some(body) = rest.get(head.length..head.total) else {
+                needed = head.total;
+                break Ok(Stop::Read);
+            };
+            let message = match publish::publish(head.first, body, v5) {
+                Ok(message) => message,
+                Err(reason) => break Err(malformed(rest, reason)),
+            };
+            let flags = Flags::from_first_byte(head.first);
+            let qos = flags.qos();
+            if qos == QoS::ExactlyOnce && self.session.suppress(message.packet_id) {
+                SourceMetrics::add(&self.metrics.duplicates_suppressed, 1);
+                at += head.total;
+                continue;
+            }
+            let size = message.topic.len() + message.properties.len() + message.payload.len();
+            let lane = match self.lanes.as_slice() {
+                [_] => 0,
+                lanes => shard(message.topic, lanes.len()),
+            };
+            if !self.has_room(size) {
+                break Ok(Stop::Full);
+            }
+            let Some(lane) = self.lanes.get_mut(lane).filter(|lane| !lane.is_full(max_batch)) else {
+                break Ok(Stop::Full);
+            };
+            lane.push(&message, flags, self.session.admit(message.packet_id, qos, size));
+            at += head.total;
+        };
+        buffer.advance(at, needed);
+        buffer.skipped = skipped;
+        stop
+    }
+
+    /// Whether a message of `size` bytes may enter the host. A message greater than the whole window enters alone.
+    #[inline(always)]
+    fn has_room(&self, size: usize) -> bool {
+        let session = &self.session;
+        session.messages() < self.settings.max_inflight
+            && (session.bytes() + size <= self.settings.max_inflight_bytes || session.messages() == 0)
+            && session.unacknowledged() < self.settings.max_inflight + MAX_DUPLICATES
+    }
+
+    /// Checks and counts what was decoded. Where a topic name is illegal, that message and those behind it do not enter.
+    pub fn finish(&mut self, received_at: u64) -> Result<(), MqttError> {
+        let illegal = self.lanes.iter().filter_map(Lane::first_illegal).min();
+        if let Some(from) = illegal {
+            self.lanes.iter_mut().for_each(|lane| lane.retract(from));
+            self.session.retract(from);
+        }
+        let mut all = Counted::default();
+        for lane in &mut self.lanes {
+            let new = lane.count(received_at);
+            all.messages += new.messages;
+            all.bytes += new.bytes;
+            all.redeliveries += new.redeliveries;
+        }
+        self.received(all);
+        match illegal {
+            None => Ok(()),
+            Some(_) => {
+                let reason = "the topic name is not UTF-8, or has a NUL or a wildcard";
+                Err(packet::error("PUBLISH", reason, MALFORMED))
+            }
+        }
+    }
+
+    fn received(&self, new: Counted) {
+        if new.messages > 0 {
+            self.metrics.received(new.messages, new.bytes);
+        }
+        if new.redeliveries > 0 {
+            SourceMetrics::add(&self.metrics.redeliveries, new.redeliveries);
+        }
+    }
+
+    /// A packet greater than is taken: a batch of its own, behind what came before it. What was decoded before must be
+    /// [finished](Self::finish).
+    pub fn oversized(&mut self, skipped: Skipped, received_at: u64) {
+        let flags = Flags::from_first_byte(skipped.first);
+        let qos = flags.qos();
+        SourceMetrics::add(&self.metrics.oversized, 1);
+        if qos == QoS::ExactlyOnce && self.session.suppress(skipped.packet_id) {
+            return SourceMetrics::add(&self.metrics.duplicates_suppressed, 1);
+        }
+        let topic = skipped.topic.as_bytes();
+        let index = shard(topic, self.lanes.len());
+        let Some(lane) = self.lanes.get_mut(index) else { return };
+        let sequence = self.session.admit(skipped.packet_id, qos, topic.len());
+        let mut batch = self.spare.pop().unwrap_or_default();
+        Arc::make_mut(&mut batch.topics).push(topic);
+        Arc::make_mut(&mut batch.payloads).push(&[]);
+        batch.packet_ids.push(skipped.packet_id);
+        batch.flags.push(flags);
+        batch.received_at.push(received_at);
+        batch.sequences.push(sequence);
+        batch.oversized = Some(skipped.size);
+        lane.enqueue(batch, &mut self.spare);
+        let redeliveries = u64::from(flags.duplicate());
+        self.received(Counted { messages: 1, bytes: topic.len() as u64, redeliveries });
+    }
+
+    /// Takes what came back, makes changes durable, hands batches on, as far as all that goes without waiting.
+    pub fn progress(&mut self, cx: &mut Context<'_>) -> Result<(), MqttError> {
+        while !self.back_closed
+            && let Poll::Ready(batch) = self.back.poll_recv(cx)
+        {
+            match batch {
+                Some(batch) => self.settle(batch),
+                None if self.draining => self.back_closed = true,
+                None => return Err(MqttError::WorkersGone),
+            }
+        }
+        self.poll_store(cx)?;
+        self.hand_on(cx)?;
+        Ok(())
+    }
+
+    fn settle(&mut self, mut batch: Box<Batch>) {
+        self.metrics.settled(batch.tally);
+        self.session.settle(&batch.sequences);
+        self.lanes.iter_mut().for_each(|lane| lane.flushed = false);
+        let greatest = batch.topics.data.capacity().max(batch.payloads.data.capacity());
+        if self.spare.len() < SPARE && greatest <= SPARE_BYTES {
+            batch.clear();
+            self.spare.push(batch);
+        }
+    }
+
+    fn poll_store(&mut self, cx: &mut Context<'_>) -> Result<(), MqttError> {
+        loop {
+            if let Some(writing) = &mut self.writing {
+                let Poll::Ready(done) = Pin::new(writing).poll(cx) else { return Ok(()) };
+                self.writing = None;
+                let (changes, result) = done.map_err(|e| MqttError::Io(std::io::Error::other(e)))?;
+                result?;
+                self.session.stored(&changes);
+            }
+            let Some(store) = self.store.clone().filter(|_| !self.session.changes.is_empty()) else {
+                return Ok(());
+            };
+            let changes = std::mem::take(&mut self.session.changes);
+            self.writing = Some(tokio::task::spawn_blocking(move || {
+                let result = store.apply(&changes);
+                (changes, result)
+            }));
+        }
+    }
+
+    /// Hands on what the workers take. Whether that was anything.
+    pub fn hand_on(&mut self, cx: &mut Context<'_>) -> Result<bool, MqttError> {
+        let flush = self.aggregating && !self.draining && self.is_nearly_full();
+        let mut batches = 0;
+        for lane in &mut self.lanes {
+            batches += lane.hand_on(cx, &mut self.spare, flush)?;
+            if self.draining && lane.is_empty() {
+                lane.close();
+            }
+        }
+        if batches > 0 {
+            SourceMetrics::add(&self.metrics.batches, batches);
+        }
+        Ok(batches > 0)
+    }
+
+    /// Three quarters of the window, in messages or in bytes, are in use.
+    fn is_nearly_full(&self) -> bool {
+        let window = match self.settings.version {
+            Version::V4 => self.settings.max_inflight,
+            Version::V5 => self.settings.max_inflight.min(u16::MAX.into()),
+        };
+        self.session.messages() >= window - window / 4
+            || self.session.bytes() >= self.settings.max_inflight_bytes - self.settings.max_inflight_bytes / 4
+    }
+
+    /// No more messages will come: workers get what is pending and are let go.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Nothing is in the host any more, or nothing can come back.
+    pub fn is_drained(&self) -> bool {
+        let settled = self.session.messages() == 0 || self.back_closed;
+        settled && self.session.changes.is_empty() && self.writing.is_none()
+    }
+
+    /// Whether a worker is gone that nobody has let go. To be asked before waiting.
+    pub fn check_workers(&mut self, cx: &mut Context<'_>) -> Result<(), MqttError> {
+        match self.lanes.iter_mut().any(|lane| lane.poll_gone(cx)) {
+            true => Err(MqttError::WorkersGone),
+            false => Ok(()),
+        }
+    }
+
+    /// Adds 1 to one of the source's counts.
+    pub fn count(&self, which: fn(&SourceMetrics) -> &AtomicU64) {
+        SourceMetrics::add(which(&self.metrics), 1);
+    }
+}
+
+fn malformed(packet: &[u8], reason: &'static str) -> MqttError {
+    let name = packet::name(packet.first().copied().unwrap_or_default());
+    packet::error(name, reason, if reason == publish::EMPTY_TOPIC { PROTOCOL_ERROR } else { MALFORMED })
+}
+
+/// Which of `n` workers gets the messages of a topic: the same one always, so that order per topic holds.
+#[inline]
+fn shard(topic: &[u8], n: usize) -> usize {
+    const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut hash = topic.len() as u64;
+    let (words, rest) = topic.as_chunks::<8>();
+    for word in words {
+        hash = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(MULTIPLIER).rotate_left(29);
+    }
+    for &byte in rest {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(MULTIPLIER).rotate_left(29);
+    }
+    // The upper bits are the well mixed ones.
+    ((u128::from(hash.wrapping_mul(MULTIPLIER)) * n as u128) >> 64) as usize
+}
+
+/// The file of a source's session. The name of a source may hold anything.
+fn file(state_dir: &Path, name: &str) -> std::path::PathBuf {
+    let mut file = String::with_capacity(name.len() + 13);
+    file.push_str("mqtt-");
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' => file.push(byte.into()),
+            _ => file.push_str(&format!("_{byte:02x}")),
+        }
+    }
+    file.push_str(".redb");
+    state_dir.join(file)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#[path = "intake_tests.rs"]
+mod tests;

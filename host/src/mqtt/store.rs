@@ -1,0 +1,188 @@
+//! What a persistent session must not forget when the process ends: the QoS 2 identifiers that are committed and not released,
+//! and the filters that were subscribed to.
+
+use std::path::{Path, PathBuf};
+
+use redb::{Database, ReadableTable, TableDefinition};
+
+use crate::error::MqttError;
+use crate::message::QoS;
+
+const RECEIVED: TableDefinition<u16, ()> = TableDefinition::new("received");
+const SESSION: TableDefinition<&str, &str> = TableDefinition::new("session");
+const OWNER: &str = "owner";
+const SUBSCRIBED: &str = "subscribed";
+/// The ids of a session are at most 65,535; redb's default cache of 1 GiB would be a waste.
+const CACHE: usize = 1 << 20;
+
+/// The filters of a session and the QoS that each was granted with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Subscribed {
+    pub qos: QoS,
+    pub filters: Vec<String>,
+}
+
+/// One change of what is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    /// A QoS 2 message is committed.
+    Received {
+        packet_id: u16,
+        /// Which message; the session checks that the identifier still names it.
+        sequence: u64,
+    },
+    /// A QoS 2 identifier is released.
+    Released {
+        packet_id: u16,
+        /// On which connection; the PUBCOMP leaves on no other.
+        connection: u64,
+    },
+    /// The broker has no session: nothing is known.
+    Clear,
+    /// These filters are subscribed to, and no other.
+    Subscribed(Subscribed),
+}
+
+/// A file that only one process has open.
+#[derive(Debug)]
+pub(super) struct Store {
+    database: Database,
+    path: PathBuf,
+}
+
+/// What was stored.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub received: Vec<u16>,
+    pub subscribed: Option<Subscribed>,
+}
+
+impl Store {
+    /// Opens or makes the file. What is in it counts only if `owner`, which names broker and client id, is the same as when it
+    /// was written: another session has other identifiers.
+    pub fn open(path: PathBuf, owner: &str) -> Result<(Self, Stored), MqttError> {
+        let open = || -> Result<Database, Box<dyn std::error::Error + Send + Sync>> {
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder)?;
+            }
+            Ok(Database::builder().set_cache_size(CACHE).create(&path)?)
+        };
+        let database = open().map_err(|source| error(&path, source))?;
+        let store = Store { database, path };
+        let stored = store.load(owner).map_err(|source| error(&store.path, source.into()))?;
+        Ok((store, stored))
+    }
+
+    fn load(&self, owner: &str) -> Result<Stored, redb::Error> {
+        let transaction = self.database.begin_write()?;
+        let mut stored = Stored::default();
+        {
+            let mut session = transaction.open_table(SESSION)?;
+            let mut received = transaction.open_table(RECEIVED)?;
+            let same = session.get(OWNER)?.is_some_and(|value| value.value() == owner);
+            if same {
+                for entry in received.iter()? {
+                    stored.received.push(entry?.0.value());
+                }
+                stored.subscribed = session.get(SUBSCRIBED)?.and_then(|value| decode(value.value()));
+            } else {
+                received.retain(|_, ()| false)?;
+                session.remove(SUBSCRIBED)?;
+                session.insert(OWNER, owner)?;
+            }
+        }
+        transaction.commit()?;
+        Ok(stored)
+    }
+
+    /// Makes `changes` durable, all or none, in their order. Blocks for as long as the disk takes.
+    pub fn apply(&self, changes: &[Change]) -> Result<(), MqttError> {
+        self.write(changes).map_err(|source| error(&self.path, source.into()))
+    }
+
+    fn write(&self, changes: &[Change]) -> Result<(), redb::Error> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut session = transaction.open_table(SESSION)?;
+            let mut received = transaction.open_table(RECEIVED)?;
+            for change in changes {
+                match change {
+                    Change::Received { packet_id, .. } => {
+                        received.insert(packet_id, ())?;
+                    }
+                    Change::Released { packet_id, .. } => {
+                        received.remove(packet_id)?;
+                    }
+                    Change::Clear => {
+                        received.retain(|_, ()| false)?;
+                        session.remove(SUBSCRIBED)?;
+                    }
+                    Change::Subscribed(subscribed) => {
+                        session.insert(SUBSCRIBED, encode(subscribed).as_str())?;
+                    }
+                }
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+fn error(path: &Path, source: Box<dyn std::error::Error + Send + Sync>) -> MqttError {
+    MqttError::Store { path: path.to_owned(), source }
+}
+
+/// A filter has no NUL (MQTT-4.7.3-2), so NUL separates.
+fn encode(subscribed: &Subscribed) -> String {
+    format!("{}\0{}", subscribed.qos as u8, subscribed.filters.join("\0"))
+}
+
+fn decode(value: &str) -> Option<Subscribed> {
+    let (qos, filters) = value.split_once('\0')?;
+    let qos = match qos {
+        "0" => QoS::AtMostOnce,
+        "1" => QoS::AtLeastOnce,
+        "2" => QoS::ExactlyOnce,
+        _ => return None,
+    };
+    Some(Subscribed { qos, filters: filters.split('\0').map(str::to_owned).collect() })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_survives_and_belongs_to_its_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep").join("session.redb");
+        let subscribed = Subscribed { qos: QoS::ExactlyOnce, filters: vec!["a/+".into(), "b\n#".into()] };
+        let received = |packet_id| Change::Received { packet_id, sequence: 0 };
+
+        let (store, stored) = Store::open(path.clone(), "me").unwrap();
+        assert_eq!(stored, Stored::default());
+        store
+            .apply(&[
+                received(7),
+                Change::Clear,
+                received(9),
+                Change::Subscribed(subscribed.clone()),
+                received(65_535),
+            ])
+            .unwrap();
+        store.apply(&[Change::Released { packet_id: 9, connection: 1 }]).unwrap();
+        drop(store);
+
+        let (store, stored) = Store::open(path.clone(), "me").unwrap();
+        assert_eq!(stored, Stored { received: vec![65_535], subscribed: Some(subscribed) });
+        let in_use = Store::open(path.clone(), "me").unwrap_err();
+        assert!(crate::error::chain(&in_use).contains("already open"), "{}", crate::error::chain(&in_use));
+        drop(store);
+
+        let (store, stored) = Store::open(path.clone(), "another").unwrap();
+        assert_eq!(stored, Stored::default());
+        drop(store);
+        assert_eq!(Store::open(path, "another").unwrap().1, Stored::default());
+    }
+}

@@ -1,0 +1,201 @@
+//! The plugin host: a WebAssembly component, what it is granted and the limits that it runs in.
+//!
+//! [`Plugin::load`] compiles a component and refuses what it may not import before any of its code runs;
+//! [`Plugin::worker`] makes a [`Worker`], an instance that one thread calls with batches. A call that traps, exceeds a limit
+//! or breaks a rule of the contract is a [`Fault`]: the instance is gone, and the next call starts a fresh one.
+
+mod component;
+mod grants;
+mod guest;
+mod imports;
+mod inspect;
+mod log;
+mod metrics;
+mod results;
+mod sandbox;
+mod state;
+mod wasi;
+mod worker;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
+
+pub use self::grants::{Import, World};
+pub use self::guest::{PluginHost, SourceDescription};
+pub use self::inspect::Inspection;
+pub use self::log::PluginLog;
+pub use self::metrics::{BUCKETS, Histogram, MetricValues, PluginMetrics};
+pub use self::sandbox::Sandbox;
+pub use self::state::StateStore;
+pub use self::worker::{Usage, Worker};
+
+use self::grants::{AGGREGATE, TRANSFORM};
+use self::guest::Guest;
+use crate::config;
+use crate::error::{Fault, PluginError};
+
+/// A plugin that has been compiled and may be started; clones share it.
+#[derive(Clone)]
+pub struct Plugin(Arc<Loaded>);
+
+struct Loaded {
+    name: String,
+    path: PathBuf,
+    sha256: String,
+    /// For `init`.
+    config: String,
+    limits: config::Limits,
+    source: Arc<SourceDescription>,
+    host: PluginHost,
+    component: InstancePre<Guest>,
+    exports: Exports,
+    // Its clock has to run as long as a worker does.
+    _sandbox: Sandbox,
+}
+
+/// Where the functions of the contract are among the exports.
+struct Exports {
+    init: ComponentExportIndex,
+    process: ComponentExportIndex,
+    flush: Option<ComponentExportIndex>,
+}
+
+impl Plugin {
+    /// Reads, checks and compiles the component that `config` names. No code of it runs. Compiling takes 0.1 s for a
+    /// small plugin in Rust, and many seconds for one that brings an interpreter.
+    ///
+    /// `source` is what the plugin learns about its source; `host` is where its log lines, metrics and state go, and outlives a reload.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, is too large, is not the one that `sha256` names, is not a component, is none for this
+    /// contract, or imports what is not granted; the error says which, and what to do.
+    pub fn load(
+        sandbox: &Sandbox,
+        config: &config::Plugin,
+        source: Arc<SourceDescription>,
+        host: PluginHost,
+    ) -> Result<Self, PluginError> {
+        let path = config.path.as_path();
+        let binary = component::read(path, config.limits.component, config.sha256.as_ref())?;
+        let engine = sandbox.engine(config.limits.stack)?;
+        let component = component::compile(&engine, path, &binary.bytes)?;
+        if let Err(message) = grants::world(&component) {
+            return Err(PluginError::World { path: path.into(), message });
+        }
+        let missing = grants::imports(&component).into_iter().filter(|import| !import.granted);
+        let missing: Vec<_> = missing.map(|import| (import.name, import.hint.unwrap_or_default())).collect();
+        if !missing.is_empty() {
+            return Err(PluginError::Imports { path: path.into(), missing });
+        }
+        let exports = Exports::find(path, &component)?;
+        Ok(Plugin(Arc::new(Loaded {
+            name: name_of(path),
+            path: path.into(),
+            sha256: binary.sha256,
+            config: config.config.clone(),
+            limits: config.limits,
+            source,
+            host,
+            component: link(path, &component)?,
+            exports,
+            _sandbox: sandbox.clone(),
+        })))
+    }
+
+    /// What `plugin inspect` shows about the component at `path`. No code of it runs.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, is too large or is not a component. A component that does not fit is no error: the
+    /// inspection says why.
+    pub fn inspect(path: &Path, limits: &config::Limits) -> Result<Inspection, PluginError> {
+        inspect::inspect(path, limits)
+    }
+
+    /// Whether the plugin may hold messages: then it is flushed.
+    pub fn aggregates(&self) -> bool {
+        self.0.exports.flush.is_some()
+    }
+
+    /// The file's name without its extension.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The file's SHA-256, hexadecimal.
+    pub fn sha256_hex(&self) -> &str {
+        &self.0.sha256
+    }
+
+    /// How much stack the thread of a worker needs, in bytes: the plugin's, and the host's own.
+    pub fn thread_stack(&self) -> usize {
+        self.0.limits.stack + (2 << 20)
+    }
+
+    /// Starts an instance and calls its `init`. The thread that calls the worker needs [`thread_stack`](Self::thread_stack)
+    /// bytes of stack; calls block it, at most for the deadline.
+    ///
+    /// # Errors
+    ///
+    /// When the instance cannot be started, or its `init` fails or returns an error: what it said is in the error.
+    pub fn worker(&self) -> Result<Worker, PluginError> {
+        Worker::start(self.clone()).map_err(|fault| PluginError::Start {
+            name: self.0.name.clone(),
+            path: self.0.path.clone(),
+            fault,
+        })
+    }
+}
+
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plugin")
+            .field("name", &self.0.name)
+            .field("sha256", &self.0.sha256)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Exports {
+    fn find(path: &Path, component: &Component) -> Result<Self, PluginError> {
+        // A name finds every version that is compatible with it.
+        let find = |interface, function| {
+            let instance = component.get_export_index(None, interface)?;
+            component.get_export_index(Some(&instance), function)
+        };
+        let required = |interface, function| {
+            find(interface, function).ok_or_else(|| PluginError::World {
+                path: path.into(),
+                message: format!(
+                    "{interface} has no function `{function}`: build it against wit/connect.wit"
+                ),
+            })
+        };
+        let aggregates = component.get_export_index(None, AGGREGATE).is_some();
+        Ok(Exports {
+            init: required(TRANSFORM, "init")?,
+            process: required(TRANSFORM, "process")?,
+            flush: aggregates.then(|| required(AGGREGATE, "flush")).transpose()?,
+        })
+    }
+}
+
+/// Links `component` with all that is granted, and so checks the types of its imports.
+fn link(path: &Path, component: &Component) -> Result<InstancePre<Guest>, PluginError> {
+    let mut linker = Linker::new(component.engine());
+    imports::link(&mut linker)
+        .and_then(|()| wasi::link(&mut linker))
+        .map_err(|error| PluginError::Engine(format!("{error:#}")))?;
+    linker.instantiate_pre(component).map_err(|error| PluginError::World {
+        path: path.into(),
+        message: format!("{error:#}: build it against wit/connect.wit and WASI 0.2"),
+    })
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}

@@ -1,0 +1,240 @@
+//! The keys and values of `rivven:connect/state`: shared by the workers of a plugin, written when a call succeeds.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use wasmtime::component::{ComponentType, Lower};
+
+/// The longest key, in bytes.
+const MAX_KEY: usize = 256;
+/// The longest value, in bytes.
+const MAX_VALUE: usize = 1 << 20;
+
+/// Why something was not written; the WIT's `state-error`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ComponentType, Lower)]
+#[component(enum)]
+#[repr(u8)]
+pub(super) enum StateError {
+    /// The key is empty or over 256 bytes.
+    #[component(name = "invalid-key")]
+    InvalidKey,
+    /// The value is over 1 MiB.
+    #[component(name = "value-too-large")]
+    ValueTooLarge,
+    /// It would exceed the limit of the whole store.
+    #[component(name = "full")]
+    Full,
+}
+
+/// A plugin's keys and values, in memory.
+#[derive(Debug)]
+pub struct StateStore {
+    limit: usize,
+    committed: Mutex<Committed>,
+}
+
+#[derive(Debug, Default)]
+struct Committed {
+    values: BTreeMap<String, Arc<[u8]>>,
+    bytes: usize,
+    /// By how much the writes of running calls would grow the store: two workers cannot both take the last byte.
+    reserved: usize,
+}
+
+impl StateStore {
+    /// An empty store of at most `limit` bytes, keys and values together.
+    pub fn new(limit: usize) -> Self {
+        StateStore { limit, committed: Mutex::default() }
+    }
+
+    /// How many bytes the keys and values take.
+    pub fn bytes(&self) -> usize {
+        self.committed().bytes
+    }
+
+    fn committed(&self) -> MutexGuard<'_, Committed> {
+        self.committed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one worker sees of the store: what is committed, and above it what the running call has written.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    store: Arc<StateStore>,
+    written: BTreeMap<String, Write>,
+}
+
+#[derive(Debug)]
+struct Write {
+    /// `None`: deleted.
+    value: Option<Arc<[u8]>>,
+    /// What is reserved for it in the store.
+    growth: usize,
+}
+
+impl Transaction {
+    pub fn new(store: Arc<StateStore>) -> Self {
+        Transaction { store, written: BTreeMap::new() }
+    }
+
+    pub fn get(&self, key: &str) -> Option<Arc<[u8]>> {
+        match self.written.get(key) {
+            Some(write) => write.value.clone(),
+            None => self.store.committed().values.get(key).cloned(),
+        }
+    }
+
+    /// Whether `key` and `value` may be written at all.
+    pub fn check(key: &str, value: &[u8]) -> Result<(), StateError> {
+        if key.is_empty() || key.len() > MAX_KEY {
+            return Err(StateError::InvalidKey);
+        }
+        if value.len() > MAX_VALUE {
+            return Err(StateError::ValueTooLarge);
+        }
+        Ok(())
+    }
+
+    /// Sets `key` to `value`, which have passed [`check`](Self::check).
+    pub fn set(&mut self, key: String, value: Arc<[u8]>) -> Result<(), StateError> {
+        let mut committed = self.store.committed();
+        let before = committed.values.get(&key).map_or(0, |old| key.len() + old.len());
+        let growth = (key.len() + value.len()).saturating_sub(before);
+        let reserved = self.written.get(&key).map_or(0, |write| write.growth);
+        let others = committed.reserved - reserved;
+        if committed.bytes + others + growth > self.store.limit {
+            return Err(StateError::Full);
+        }
+        committed.reserved = others + growth;
+        drop(committed);
+        self.written.insert(key, Write { value: Some(value), growth });
+        Ok(())
+    }
+
+    pub fn delete(&mut self, key: &str) {
+        let written = self.written.get(key).map(|write| write.growth);
+        let mut committed = self.store.committed();
+        committed.reserved -= written.unwrap_or(0);
+        let stored = committed.values.contains_key(key);
+        drop(committed);
+        // A deletion is remembered only where there is something to delete: a loop over names that do not exist takes no memory.
+        if stored {
+            self.written.insert(key.to_owned(), Write { value: None, growth: 0 });
+        } else {
+            self.written.remove(key);
+        }
+    }
+
+    /// The call succeeded: what it wrote takes effect. Where two workers wrote the same key, the call that ends later wins.
+    pub fn commit(&mut self) {
+        if self.written.is_empty() {
+            return;
+        }
+        let mut committed = self.store.committed();
+        for (key, write) in std::mem::take(&mut self.written) {
+            committed.reserved -= write.growth;
+            let key_len = key.len();
+            let (before, after) = match (committed.values.entry(key), write.value) {
+                (Entry::Occupied(mut entry), Some(value)) => {
+                    let after = key_len + value.len();
+                    (key_len + entry.insert(value).len(), after)
+                }
+                (Entry::Occupied(entry), None) => (key_len + entry.remove().len(), 0),
+                (Entry::Vacant(entry), Some(value)) => (0, key_len + entry.insert(value).len()),
+                (Entry::Vacant(_), None) => (0, 0),
+            };
+            committed.bytes = committed.bytes - before + after;
+        }
+    }
+
+    /// The call faulted: what it wrote never was.
+    pub fn roll_back(&mut self) {
+        if self.written.is_empty() {
+            return;
+        }
+        let growth: usize = std::mem::take(&mut self.written).values().map(|write| write.growth).sum();
+        self.store.committed().reserved -= growth;
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        self.roll_back();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn two_workers(limit: usize) -> (Arc<StateStore>, Transaction, Transaction) {
+        let store = Arc::new(StateStore::new(limit));
+        (store.clone(), Transaction::new(store.clone()), Transaction::new(store))
+    }
+
+    #[test]
+    fn a_write_is_seen_by_its_call_and_by_others_after_the_commit() {
+        let (store, mut one, mut other) = two_workers(100);
+        one.set("k".into(), Arc::from(*b"value")).unwrap();
+        assert_eq!(one.get("k").as_deref(), Some(&b"value"[..]));
+        assert_eq!(other.get("k"), None);
+        one.commit();
+        assert_eq!(other.get("k").as_deref(), Some(&b"value"[..]));
+        assert_eq!(store.bytes(), 6);
+        other.delete("k");
+        assert_eq!(other.get("k"), None);
+        assert_eq!(one.get("k").as_deref(), Some(&b"value"[..]));
+        other.commit();
+        assert_eq!((one.get("k"), store.bytes()), (None, 0));
+    }
+
+    #[test]
+    fn a_call_that_faults_leaves_no_trace() {
+        let (store, mut one, mut other) = two_workers(10);
+        one.set("a".into(), Arc::from(*b"1")).unwrap();
+        one.commit();
+        one.set("a".into(), Arc::from(*b"22")).unwrap();
+        one.delete("a");
+        one.set("b".into(), Arc::from(*b"3333")).unwrap();
+        one.roll_back();
+        assert_eq!(one.get("a").as_deref(), Some(&b"1"[..]));
+        assert_eq!((one.get("b"), store.bytes()), (None, 2));
+        // Nothing is reserved any more: the other worker can take all the rest.
+        assert_eq!(other.set("c".into(), Arc::from(*b"1234567")), Ok(()));
+        assert_eq!(other.set("c".into(), Arc::from(*b"12345678")), Err(StateError::Full));
+    }
+
+    #[test]
+    fn running_calls_cannot_take_the_same_space() {
+        let (_, mut one, mut other) = two_workers(10);
+        one.set("a".into(), Arc::from(*b"12345")).unwrap();
+        assert_eq!(other.set("b".into(), Arc::from(*b"1234")), Err(StateError::Full));
+        assert_eq!(other.set("b".into(), Arc::from(*b"123")), Ok(()));
+        // Less in the same call gives space back.
+        one.set("a".into(), Arc::from(*b"1")).unwrap();
+        assert_eq!(other.set("c".into(), Arc::from(*b"123")), Ok(()));
+        drop(other);
+        assert_eq!(one.set("a".into(), Arc::from(*b"123456789")), Ok(()));
+    }
+
+    #[test]
+    fn overwriting_needs_only_the_difference() {
+        let (store, mut one, _) = two_workers(10);
+        one.set("a".into(), Arc::from(*b"12345678")).unwrap();
+        one.commit();
+        assert_eq!(one.set("a".into(), Arc::from(*b"123456789")), Ok(()));
+        assert_eq!(one.set("a".into(), Arc::from(*b"1234567890")), Err(StateError::Full));
+        one.commit();
+        assert_eq!(store.bytes(), 10);
+    }
+
+    #[test]
+    fn keys_and_values_have_limits() {
+        assert_eq!(Transaction::check("", b""), Err(StateError::InvalidKey));
+        assert_eq!(Transaction::check(&"k".repeat(257), b""), Err(StateError::InvalidKey));
+        assert_eq!(Transaction::check(&"k".repeat(256), &vec![0; MAX_VALUE]), Ok(()));
+        assert_eq!(Transaction::check("k", &vec![0; MAX_VALUE + 1]), Err(StateError::ValueTooLarge));
+    }
+}

@@ -1,0 +1,215 @@
+//! One instance of a plugin, owned by one thread.
+
+use std::time::{Duration, Instant};
+
+use wasmtime::component::{Resource, TypedFunc};
+use wasmtime::{Store, Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use super::guest::{Guest, MAX_HANDLES};
+use super::imports::BatchHandle;
+use super::results::{Flushed, Results};
+use super::{Fault, Loaded, Plugin, Sandbox};
+use crate::config::Limits;
+use crate::message::{Batch, Outcome, Outputs};
+
+/// What a plugin may hand over beside its outputs (verdicts, reasons, a value of `state`), in bytes.
+const OTHER_FUEL: usize = 2 << 20;
+
+/// An instance of a plugin. Each call may take as long as the deadline, and blocks the thread.
+pub struct Worker {
+    plugin: Plugin,
+    /// `None` after a fault, until the next call.
+    instance: Option<Instance>,
+    usage: Usage,
+}
+
+/// What a worker has used of its limits.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Calls of `init`, `process` and `flush`.
+    pub calls: u64,
+    /// Calls that faulted.
+    pub faults: u64,
+    /// Wall time of all calls.
+    pub time: Duration,
+    /// Wall time of the longest call; compare it with the deadline.
+    pub longest: Duration,
+    /// The most memory that an instance had, in bytes.
+    pub peak_memory: usize,
+}
+
+struct Instance {
+    store: Store<Guest>,
+    init: TypedFunc<(&'static str,), (Result<(), String>,)>,
+    process: TypedFunc<(Resource<BatchHandle>,), (Results,)>,
+    flush: Option<TypedFunc<(), (Flushed,)>>,
+    limits: Limits,
+}
+
+impl Worker {
+    pub(super) fn start(plugin: Plugin) -> Result<Self, Fault> {
+        let mut worker = Worker { plugin, instance: None, usage: Usage::default() };
+        worker.instance = Some(worker.fresh()?);
+        Ok(worker)
+    }
+
+    /// What becomes of the messages of `batch`. The batch is the same as before when the call returns, and nothing else
+    /// refers to its columns.
+    ///
+    /// # Errors
+    ///
+    /// When the plugin traps, exceeds a limit or breaks a rule; then nothing of the call has had an effect, apart from log
+    /// lines and metrics, and the next call starts a fresh instance (whose `init` may fail: [`Fault::Init`]).
+    pub fn process(&mut self, batch: &mut Batch) -> Result<Outcome, Fault> {
+        let aggregates = self.plugin.aggregates();
+        self.call(|instance| {
+            // The batch moves into the store and back: nothing is copied, and after the call nothing is left there to be read.
+            std::mem::swap(&mut instance.store.data_mut().batch, batch);
+            let handle = Resource::new_borrow(0);
+            let called = instance.process.call(&mut instance.store, (handle,));
+            std::mem::swap(&mut instance.store.data_mut().batch, batch);
+            let (results,) = called.map_err(|error| instance.fault(&error))?;
+            results.check(batch.len(), aggregates, &instance.limits)
+        })
+    }
+
+    /// What the plugin held, as records; nothing when it does not hold.
+    ///
+    /// # Errors
+    ///
+    /// As [`process`](Self::process). What was held is lost with the instance and has to be offered again.
+    pub fn flush(&mut self) -> Result<Outputs, Fault> {
+        if !self.plugin.aggregates() {
+            return Ok(Outputs::default());
+        }
+        self.call(|instance| {
+            let Some(flush) = instance.flush else { return Ok(Outputs::default()) };
+            let (flushed,) = flush.call(&mut instance.store, ()).map_err(|error| instance.fault(&error))?;
+            flushed.check(&instance.limits)
+        })
+    }
+
+    /// What was used so far.
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// The plugin that this is an instance of.
+    pub fn plugin(&self) -> &Plugin {
+        &self.plugin
+    }
+
+    /// Calls the instance; after a fault it is gone.
+    fn call<T>(&mut self, call: impl FnOnce(&mut Instance) -> Result<T, Fault>) -> Result<T, Fault> {
+        let mut instance = match self.instance.take() {
+            Some(instance) => instance,
+            None => self.fresh().map_err(|fault| match fault {
+                Fault::Init(_) => fault,
+                fault => Fault::Init(fault.to_string()),
+            })?,
+        };
+        self.timed(&mut instance, call).inspect(|_| self.instance = Some(instance))
+    }
+
+    /// A new instance whose `init` has succeeded.
+    fn fresh(&mut self) -> Result<Instance, Fault> {
+        let mut instance = Instance::new(&self.plugin)?;
+        let plugin = self.plugin.clone();
+        self.timed(&mut instance, |instance| instance.init(&plugin.0.config))?;
+        Ok(instance)
+    }
+
+    fn timed<T>(
+        &mut self,
+        instance: &mut Instance,
+        call: impl FnOnce(&mut Instance) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let started = Instant::now();
+        begin(&mut instance.store, &instance.limits);
+        let result = call(instance);
+        let time = started.elapsed();
+        self.usage.calls += 1;
+        self.usage.faults += u64::from(result.is_err());
+        self.usage.time += time;
+        self.usage.longest = self.usage.longest.max(time);
+        let guest = instance.store.data_mut();
+        self.usage.peak_memory = self.usage.peak_memory.max(guest.limiter.peak());
+        if result.is_ok() {
+            guest.state.commit();
+        }
+        result
+    }
+}
+
+impl Instance {
+    fn new(plugin: &Plugin) -> Result<Self, Fault> {
+        let Loaded { limits, source, host, component, exports, .. } = &*plugin.0;
+        let mut store = Store::new(component.engine(), Guest::new(host, source.clone(), limits));
+        store.limiter(|guest| &mut guest.limiter);
+        store.set_hostcall_fuel(2 * limits.output_bytes + OTHER_FUEL);
+        store.set_max_component_handles(MAX_HANDLES);
+        begin(&mut store, limits);
+        let instance =
+            component.instantiate(&mut store).map_err(|error| fault(&mut store, &error, limits))?;
+        let mismatch = |error: wasmtime::Error| {
+            Fault::Init(format!("an export has another type than in wit/connect.wit: {error:#}"))
+        };
+        let init = instance.get_typed_func(&mut store, exports.init).map_err(mismatch)?;
+        let process = instance.get_typed_func(&mut store, exports.process).map_err(mismatch)?;
+        let flush = exports.flush.map(|flush| instance.get_typed_func(&mut store, flush));
+        let flush = flush.transpose().map_err(mismatch)?;
+        Ok(Instance { store, init, process, flush, limits: *limits })
+    }
+
+    fn init(&mut self, config: &str) -> Result<(), Fault> {
+        let (said,) = self.init.call(&mut self.store, (config,)).map_err(|error| self.fault(&error))?;
+        said.map_err(Fault::Init)
+    }
+
+    fn fault(&mut self, error: &wasmtime::Error) -> Fault {
+        fault(&mut self.store, error, &self.limits)
+    }
+}
+
+/// A call begins: it has the whole deadline, and what an earlier call did is no reason for its faults.
+fn begin(store: &mut Store<Guest>, limits: &Limits) {
+    store.set_epoch_deadline(Sandbox::ticks(limits.deadline));
+    let guest = store.data_mut();
+    guest.limiter.take_refused();
+    guest.stderr.begin();
+}
+
+/// What `error`, which ended a call, means.
+fn fault(store: &mut Store<Guest>, error: &wasmtime::Error, limits: &Limits) -> Fault {
+    let guest = store.data_mut();
+    guest.stdout.end();
+    let said = guest.stderr.end();
+    let refused = guest.limiter.take_refused();
+    if let Some(exit) = error.downcast_ref::<I32Exit>() {
+        return Fault::Exit(exit.0);
+    }
+    let trap = error.downcast_ref::<Trap>();
+    if trap == Some(&Trap::Interrupt) {
+        return Fault::Deadline(limits.deadline);
+    }
+    if refused {
+        return Fault::Memory { limit: limits.memory };
+    }
+    let mut message = trap.map_or_else(|| error.root_cause().to_string(), Trap::to_string);
+    // The type of this error is private; a test of the integration tests would notice another text.
+    if message.contains("fuel allocated for hostcalls") {
+        return Fault::OutputTooLarge { limit: limits.output_bytes };
+    }
+    if !said.is_empty() {
+        // A panic says why on standard error before it traps.
+        message = format!("{message}: {said}");
+    } else if let Some(name) = error.downcast_ref::<WasmBacktrace>().and_then(innermost) {
+        message = format!("{message}, in {name}");
+    }
+    Fault::Trap(message)
+}
+
+fn innermost(trace: &WasmBacktrace) -> Option<&str> {
+    trace.frames().iter().find_map(|frame| frame.func_name())
+}

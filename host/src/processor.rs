@@ -1,0 +1,357 @@
+//! What becomes of each message: the plugin's verdicts, the policy for bad messages, and what is held for a flush. One
+//! processor belongs to one plugin worker and runs on its thread.
+//!
+//! A fault never costs more than the message at fault: the batch, and what was held, is offered again message by message
+//! to a fresh instance, and each message leaves as a delivery of its own.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{Semaphore, mpsc};
+use tracing::warn;
+
+use crate::config::BadMessage;
+use crate::delivery::{DeadLetter, Delivery, Stage};
+use crate::error::Fault;
+use crate::message::{Batch, Outcome, Outputs, Sequences, Tally, Verdict};
+use crate::metrics::SourceMetrics;
+use crate::plugin::Worker;
+use crate::record::Shape;
+use crate::sink::Sink;
+
+/// Bytes of plugin outputs of one source that may wait for the sink. Forwarded messages are bounded by the window already.
+const OUTPUT_BUDGET: usize = 64 << 20;
+
+/// What decides about messages: a plugin, or [`PassAll`] where none is configured.
+pub trait Transform: Send {
+    /// Decides about each message of a batch, which is the same afterwards. After a fault the next call meets a fresh
+    /// instance.
+    fn process(&mut self, batch: &mut Batch) -> Result<Outcome, Fault>;
+    /// Gives back what is held.
+    fn flush(&mut self) -> Result<Outputs, Fault>;
+}
+
+/// Every message passes.
+pub struct PassAll;
+
+impl Transform for PassAll {
+    fn process(&mut self, _: &mut Batch) -> Result<Outcome, Fault> {
+        Ok(Outcome::default())
+    }
+
+    fn flush(&mut self) -> Result<Outputs, Fault> {
+        Ok(Outputs::default())
+    }
+}
+
+impl Transform for Worker {
+    fn process(&mut self, batch: &mut Batch) -> Result<Outcome, Fault> {
+        Worker::process(self, batch)
+    }
+
+    fn flush(&mut self) -> Result<Outputs, Fault> {
+        Worker::flush(self)
+    }
+}
+
+/// What the processors of one source have in common.
+#[derive(Clone)]
+pub struct Context {
+    /// What the records look like, and what happens to bad messages.
+    pub shape: Arc<Shape>,
+    /// What happens to rejected messages.
+    pub on_reject: BadMessage,
+    /// Where the records go.
+    pub sink: Arc<dyn Sink>,
+    /// Back to the driver.
+    pub back: mpsc::UnboundedSender<Box<Batch>>,
+    /// Bytes of outputs that may wait for the sink.
+    budget: Arc<Semaphore>,
+}
+
+impl Context {
+    /// The context of a source.
+    pub fn new(
+        shape: Arc<Shape>,
+        on_reject: BadMessage,
+        sink: Arc<dyn Sink>,
+        back: mpsc::UnboundedSender<Box<Batch>>,
+    ) -> Self {
+        Context { shape, on_reject, sink, back, budget: Arc::new(Semaphore::new(OUTPUT_BUDGET)) }
+    }
+
+    fn source(&self) -> &str {
+        &self.shape.from.source
+    }
+
+    fn metrics(&self) -> &SourceMetrics {
+        &self.shape.metrics
+    }
+}
+
+/// Nothing can go on; why, for the operator. What is not settled stays unacknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop(pub String);
+
+/// Turns batches into deliveries.
+pub struct Processor {
+    transform: Box<dyn Transform>,
+    context: Context,
+    /// Copies of the messages that the plugin holds, for the flush that acknowledges them and for an instance that has to
+    /// take over from one that faulted.
+    held: Box<Batch>,
+}
+
+impl Processor {
+    /// A processor around one plugin instance.
+    pub fn new(transform: Box<dyn Transform>, context: Context) -> Self {
+        Processor { transform, context, held: Box::default() }
+    }
+
+    /// Whether messages wait for a flush.
+    pub fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Takes one batch through the plugin and hands what comes out to the sink.
+    ///
+    /// # Errors
+    /// [`Stop`] when the policy says so, the plugin does not start again, or the sink is closed.
+    pub fn process(&mut self, mut batch: Box<Batch>) -> Result<(), Stop> {
+        if let Some(size) = batch.oversized {
+            let reason = format!("the packet of {size} bytes is greater than max_packet_size");
+            return self.bad(batch, Stage::Oversized, reason);
+        }
+        match self.call(&mut batch) {
+            Ok(outcome) => self.finish(batch, outcome),
+            Err(fault) => self.recover(batch, fault),
+        }
+    }
+
+    /// Asks the plugin for what it holds and hands it to the sink.
+    ///
+    /// # Errors
+    /// As [`process`](Self::process).
+    pub fn flush(&mut self) -> Result<(), Stop> {
+        if !self.holds() {
+            return Ok(());
+        }
+        let outputs = match self.call_flush() {
+            Ok(outputs) => outputs,
+            Err(fault) => {
+                // A fresh instance takes over what was held and is asked once more.
+                self.recover(Box::default(), fault)?;
+                match self.call_flush() {
+                    Ok(outputs) => outputs,
+                    Err(fault) => return self.give_up_held(fault),
+                }
+            }
+        };
+        let mut batch = mem::take(&mut self.held);
+        let messages = batch.len();
+        match outputs.is_empty() {
+            true => batch.tally.dropped = messages as u64,
+            false => batch.tally.committed = messages as u64,
+        }
+        let outcome = Outcome { verdicts: vec![Verdict::Hold; messages], outputs, reasons: Vec::new() };
+        self.deliver(batch, outcome, Vec::new())
+    }
+
+    fn call(&mut self, batch: &mut Batch) -> Result<Outcome, Fault> {
+        let start = Instant::now();
+        let result = self.transform.process(batch);
+        self.called(start, result.as_ref().err());
+        result
+    }
+
+    fn call_flush(&mut self) -> Result<Outputs, Fault> {
+        let start = Instant::now();
+        let result = self.transform.flush();
+        self.called(start, result.as_ref().err());
+        result
+    }
+
+    fn called(&self, start: Instant, fault: Option<&Fault>) {
+        let metrics = self.context.metrics();
+        SourceMetrics::add(&metrics.plugin_nanos, start.elapsed().as_nanos() as u64);
+        if let Some(fault) = fault {
+            SourceMetrics::add(&metrics.plugin_faults, 1);
+            warn!(source = self.context.source(), %fault, "plugin fault");
+        }
+    }
+
+    /// After a fault: what was held and the batch, one message at a time.
+    fn recover(&mut self, batch: Box<Batch>, fault: Fault) -> Result<(), Stop> {
+        self.must_start(&fault)?;
+        let mut queue: VecDeque<Box<Batch>> = singles(&mem::take(&mut self.held)).collect();
+        queue.extend(singles(&batch));
+        while let Some(mut single) = queue.pop_front() {
+            match self.call(&mut single) {
+                Ok(outcome) => self.finish(single, outcome)?,
+                Err(fault) => {
+                    self.must_start(&fault)?;
+                    // What the lost instance held goes first again, in its order.
+                    for held in singles(&mem::take(&mut self.held)).rev() {
+                        queue.push_front(held);
+                    }
+                    self.bad(single, Stage::Plugin, fault.to_string())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A plugin that does not even start says nothing about a message.
+    fn must_start(&self, fault: &Fault) -> Result<(), Stop> {
+        match fault {
+            Fault::Init(reason) => Err(Stop(format!("the plugin does not start again: {reason}"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The plugin faults whenever it is to give back what it holds: the messages are kept as bad ones.
+    fn give_up_held(&mut self, fault: Fault) -> Result<(), Stop> {
+        self.must_start(&fault)?;
+        let held = mem::take(&mut self.held);
+        singles(&held).try_for_each(|single| self.bad(single, Stage::Plugin, format!("in flush: {fault}")))
+    }
+
+    /// A batch of one message that cannot go its way.
+    fn bad(&mut self, batch: Box<Batch>, stage: Stage, reason: String) -> Result<(), Stop> {
+        let outcome = Outcome { verdicts: vec![Verdict::Reject], ..Outcome::default() };
+        let letter = DeadLetter { message: 0, stage, reason };
+        self.finish_with(batch, outcome, vec![letter], self.context.shape.on_fault)
+    }
+
+    /// Applies the verdicts.
+    fn finish(&mut self, batch: Box<Batch>, mut outcome: Outcome) -> Result<(), Stop> {
+        let mut reasons = mem::take(&mut outcome.reasons).into_iter().peekable();
+        let rejected =
+            outcome.verdicts.iter().enumerate().filter(|(_, verdict)| **verdict == Verdict::Reject);
+        let letters = rejected
+            .map(|(index, _)| {
+                let message = index as u32;
+                let reason = reasons.next_if(|(of, _)| *of == message).map(|(_, reason)| reason);
+                let reason = reason.unwrap_or_else(|| "rejected by the plugin without a reason".into());
+                DeadLetter { message, stage: Stage::Plugin, reason }
+            })
+            .collect();
+        self.finish_with(batch, outcome, letters, self.context.on_reject)
+    }
+
+    fn finish_with(
+        &mut self,
+        mut batch: Box<Batch>,
+        outcome: Outcome,
+        mut letters: Vec<DeadLetter>,
+        policy: BadMessage,
+    ) -> Result<(), Stop> {
+        let mut tally = tally(&batch, &outcome);
+        if let Some(first) = letters.first() {
+            match policy {
+                BadMessage::DeadLetter => {}
+                BadMessage::Drop => {
+                    let topic = batch.message(first.message as usize).topic().to_owned();
+                    warn!(source = self.context.source(), messages = letters.len(), %topic, reason = %first.reason, "dropped bad messages");
+                    tally.dropped += mem::take(&mut tally.dead_lettered);
+                    letters.clear();
+                }
+                BadMessage::Stop => {
+                    let topic = batch.message(first.message as usize).topic();
+                    return Err(Stop(format!("a message on {topic} cannot go on: {}", first.reason)));
+                }
+            }
+        }
+        batch.tally = tally;
+        if outcome.verdicts.contains(&Verdict::Hold) {
+            self.hold(&mut batch, &outcome.verdicts);
+        }
+        self.deliver(batch, outcome, letters)
+    }
+
+    /// Copies the held messages and takes them out of what the batch acknowledges.
+    fn hold(&mut self, batch: &mut Batch, verdicts: &[Verdict]) {
+        let mut others = Sequences::default();
+        for (index, sequence) in batch.sequences.iter().enumerate() {
+            match verdicts.get(index) {
+                Some(Verdict::Hold) => {
+                    self.held.push_from(batch, index);
+                    self.held.sequences.push(sequence);
+                }
+                _ => others.push(sequence),
+            }
+        }
+        batch.sequences = others;
+    }
+
+    fn deliver(
+        &self,
+        batch: Box<Batch>,
+        outcome: Outcome,
+        dead_letters: Vec<DeadLetter>,
+    ) -> Result<(), Stop> {
+        let Context { shape, back, sink, .. } = &self.context;
+        let permit = self.reserve(outcome.outputs.bytes())?;
+        let delivery =
+            Delivery { batch, outcome, dead_letters, shape: shape.clone(), back: back.clone(), permit };
+        sink.deliver(delivery).map_err(|error| Stop(error.to_string()))
+    }
+
+    /// Waits until the sink has room for so many bytes of outputs.
+    fn reserve(&self, bytes: usize) -> Result<Option<tokio::sync::OwnedSemaphorePermit>, Stop> {
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let permits = bytes.min(OUTPUT_BUDGET) as u32;
+        let budget = &self.context.budget;
+        let permit = match budget.clone().try_acquire_many_owned(permits) {
+            Ok(permit) => Ok(permit),
+            Err(_) => tokio::runtime::Handle::current().block_on(budget.clone().acquire_many_owned(permits)),
+        };
+        permit.map(Some).map_err(|_| Stop("the sink is closed".into()))
+    }
+}
+
+/// Each message as a batch of its own.
+fn singles(batch: &Batch) -> impl DoubleEndedIterator<Item = Box<Batch>> + use<> {
+    let singles: Vec<_> = batch
+        .sequences
+        .iter()
+        .enumerate()
+        .map(|(index, sequence)| {
+            let mut single = Box::<Batch>::default();
+            single.push_from(batch, index);
+            single.sequences.push(sequence);
+            single
+        })
+        .collect();
+    singles.into_iter()
+}
+
+/// What becomes of the messages when all records are committed; held ones are in flight still.
+fn tally(batch: &Batch, outcome: &Outcome) -> Tally {
+    if outcome.verdicts.is_empty() {
+        return Tally { committed: batch.len() as u64, ..Default::default() };
+    }
+    let mut counts = [0u64; 5];
+    for verdict in &outcome.verdicts {
+        counts[*verdict as usize] += 1;
+    }
+    let [passed, dropped, emitting, rejected, _held] = counts;
+    // A message that emits nothing is dropped by another name.
+    let of = &outcome.outputs.of;
+    let with_outputs =
+        of.iter().zip(of.iter().skip(1)).filter(|(a, b)| a != b).count() + usize::from(!of.is_empty());
+    let with_outputs = with_outputs as u64;
+    Tally {
+        committed: passed + with_outputs,
+        dropped: dropped + emitting.saturating_sub(with_outputs),
+        dead_lettered: rejected,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests;

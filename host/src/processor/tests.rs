@@ -1,0 +1,279 @@
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::config::{Format, Record, Template, TemplatePart};
+use crate::delivery::Origin;
+use crate::error::SinkError;
+use crate::message::{Flags, OutputColumn, QoS};
+use crate::record::Provenance;
+use crate::status::Status;
+
+/// Decides by payload, and holds in its own memory as a real instance does: a fault loses it.
+#[derive(Default)]
+struct Script {
+    held: Vec<Vec<u8>>,
+    calls: Vec<usize>,
+    flush_faults: usize,
+}
+
+impl Transform for Script {
+    fn process(&mut self, batch: &mut Batch) -> Result<Outcome, Fault> {
+        self.calls.push(batch.len());
+        let mut outcome = Outcome::default();
+        let mut values = Vec::new();
+        for message in batch.messages() {
+            let index = message.index() as u32;
+            let verdict = match message.payload() {
+                b"pass" => Verdict::Pass,
+                b"drop" => Verdict::Drop,
+                b"reject" => {
+                    outcome.reasons.push((index, "no".into()));
+                    Verdict::Reject
+                }
+                b"two" => {
+                    for value in [&b"1"[..], b"2"] {
+                        values.extend_from_slice(value);
+                        outcome.outputs.of.push(index);
+                        outcome.outputs.values.ends.push(values.len() as u32);
+                    }
+                    Verdict::Emit
+                }
+                b"none" => Verdict::Emit,
+                b"fault" => {
+                    self.held.clear();
+                    return Err(Fault::Trap("scripted".into()));
+                }
+                b"broken" => return Err(Fault::Init("no start".into())),
+                held => {
+                    self.held.push(held.to_vec());
+                    Verdict::Hold
+                }
+            };
+            outcome.verdicts.push(verdict);
+        }
+        outcome.outputs.values.data = values.into();
+        Ok(outcome)
+    }
+
+    fn flush(&mut self) -> Result<Outputs, Fault> {
+        if self.flush_faults > 0 {
+            self.flush_faults -= 1;
+            self.held.clear();
+            return Err(Fault::Trap("in flush".into()));
+        }
+        let value = std::mem::take(&mut self.held).concat();
+        let ends = vec![value.len() as u32];
+        let values = OutputColumn { data: Bytes::from(value), ends };
+        let topics = OutputColumn { data: Bytes::from_static(b"sums"), ends: vec![4] };
+        Ok(Outputs { values, topics, ..Outputs::default() })
+    }
+}
+
+/// Commits at once and remembers what the records were.
+#[derive(Default)]
+struct Memory(Mutex<Vec<String>>);
+
+impl Sink for Memory {
+    fn deliver(&self, delivery: Delivery) -> Result<(), SinkError> {
+        for origin in delivery.records() {
+            let record = match origin {
+                Origin::Message(index) => {
+                    format!("forward {}", text(delivery.batch.message(index as usize).payload()))
+                }
+                Origin::Output(index) => {
+                    format!("output {}", text(delivery.outcome.outputs.values.get(index as usize)))
+                }
+                Origin::DeadLetter(index) => {
+                    let letter = &delivery.dead_letters[index as usize];
+                    let payload = delivery.batch.message(letter.message as usize).payload();
+                    format!("dead {} {}: {}", letter.stage.name(), text(payload), letter.reason)
+                }
+            };
+            self.0.lock().unwrap().push(record);
+        }
+        delivery.settle();
+        Ok(())
+    }
+
+    fn attach(&self, _: Status) {}
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {})
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A processor, and both of its ends.
+struct Bench {
+    processor: Processor,
+    sink: Arc<Memory>,
+    settled: mpsc::UnboundedReceiver<Box<Batch>>,
+    next: u64,
+}
+
+impl Bench {
+    fn new(script: Script, on_reject: BadMessage, on_fault: BadMessage) -> Self {
+        let record = Record {
+            topic: Template(vec![TemplatePart::Text("out".into())]),
+            key: None,
+            format: Format::Raw,
+            dead_letter_topic: "out.dlq".into(),
+            partitions: None,
+            parse_json_payload: true,
+            include_metadata: true,
+        };
+        let from = Provenance { source: "s".into(), client_id: "c".into(), broker: "b".into(), plugin: None };
+        let (stop, _) = mpsc::unbounded_channel();
+        let shape = Shape::new(record, from, on_fault, Arc::default(), stop);
+        let sink = Arc::new(Memory::default());
+        let (back, settled) = mpsc::unbounded_channel();
+        let context = Context::new(Arc::new(shape), on_reject, sink.clone(), back);
+        Bench { processor: Processor::new(Box::new(script), context), sink, settled, next: 0 }
+    }
+
+    fn batch(&mut self, payloads: &[&str]) -> Box<Batch> {
+        let mut batch = Box::<Batch>::default();
+        for payload in payloads {
+            Arc::make_mut(&mut batch.topics).push(b"t");
+            Arc::make_mut(&mut batch.payloads).push(payload.as_bytes());
+            batch.packet_ids.push(self.next as u16 + 1);
+            batch.flags.push(Flags::new(QoS::AtLeastOnce, false, false));
+            batch.received_at.push(0);
+            batch.sequences.push(self.next);
+            self.next += 1;
+        }
+        batch
+    }
+
+    fn process(&mut self, payloads: &[&str]) -> Result<(), Stop> {
+        let batch = self.batch(payloads);
+        self.processor.process(batch)
+    }
+
+    fn records(&self) -> Vec<String> {
+        std::mem::take(&mut self.sink.0.lock().unwrap())
+    }
+
+    /// Settled sequences, each at most once, and what became of them.
+    fn settled(&mut self) -> (Vec<u64>, Tally) {
+        let (mut sequences, mut sum) = (BTreeMap::new(), Tally::default());
+        while let Ok(batch) = self.settled.try_recv() {
+            for sequence in batch.sequences.iter() {
+                assert_eq!(sequences.insert(sequence, ()), None, "{sequence} was settled twice");
+            }
+            sum.committed += batch.tally.committed;
+            sum.dropped += batch.tally.dropped;
+            sum.dead_lettered += batch.tally.dead_lettered;
+        }
+        (sequences.into_keys().collect(), sum)
+    }
+}
+
+fn keep(script: Script) -> Bench {
+    Bench::new(script, BadMessage::DeadLetter, BadMessage::DeadLetter)
+}
+
+#[test]
+fn each_verdict_becomes_what_it_says() {
+    let mut bench = keep(Script::default());
+    bench.process(&["pass", "drop", "reject", "two", "none"]).unwrap();
+    assert_eq!(bench.records(), ["forward pass", "output 1", "output 2", "dead plugin reject: no"]);
+    let tally = Tally { committed: 2, dropped: 2, dead_lettered: 1 };
+    assert_eq!(bench.settled(), (vec![0, 1, 2, 3, 4], tally));
+}
+
+#[test]
+fn only_the_message_at_fault_is_taken_out() {
+    let mut bench = keep(Script::default());
+    bench.process(&["pass", "fault", "two"]).unwrap();
+    let fault = "dead plugin fault: the plugin trapped: scripted";
+    assert_eq!(bench.records(), ["forward pass", fault, "output 1", "output 2"]);
+    assert_eq!(bench.settled(), (vec![0, 1, 2], Tally { committed: 2, dropped: 0, dead_lettered: 1 }));
+}
+
+#[test]
+fn held_messages_are_settled_by_the_flush_that_has_them() {
+    let mut bench = keep(Script::default());
+    bench.process(&["a", "pass", "b"]).unwrap();
+    assert!(bench.processor.holds());
+    assert_eq!(bench.settled(), (vec![1], Tally { committed: 1, ..Tally::default() }));
+    bench.processor.flush().unwrap();
+    assert_eq!(bench.records(), ["forward pass", "output ab"]);
+    assert_eq!(bench.settled(), (vec![0, 2], Tally { committed: 2, ..Tally::default() }));
+    assert!(!bench.processor.holds());
+    bench.processor.flush().unwrap();
+    assert!(bench.records().is_empty(), "nothing is held, so nothing is flushed");
+}
+
+#[test]
+fn a_fault_loses_nothing_that_is_held() {
+    let mut bench = keep(Script::default());
+    bench.process(&["a", "b"]).unwrap();
+    bench.process(&["c", "fault", "d", "fault"]).unwrap();
+    bench.processor.flush().unwrap();
+    let records = bench.records();
+    assert_eq!(records.last().unwrap(), "output abcd");
+    assert_eq!(records.len(), 3);
+    let tally = Tally { committed: 4, dropped: 0, dead_lettered: 2 };
+    assert_eq!(bench.settled(), (vec![0, 1, 2, 3, 4, 5], tally));
+}
+
+#[test]
+fn a_flush_that_faults_once_is_asked_again_and_twice_gives_the_messages_up() {
+    let mut bench = keep(Script { flush_faults: 1, ..Script::default() });
+    bench.process(&["a", "b"]).unwrap();
+    bench.processor.flush().unwrap();
+    assert_eq!(bench.records(), ["output ab"]);
+    assert_eq!(bench.settled().1, Tally { committed: 2, ..Tally::default() });
+
+    let mut bench = keep(Script { flush_faults: 2, ..Script::default() });
+    bench.process(&["a", "b"]).unwrap();
+    bench.processor.flush().unwrap();
+    let reason = "in flush: the plugin trapped: in flush";
+    assert_eq!(bench.records(), [format!("dead plugin a: {reason}"), format!("dead plugin b: {reason}")]);
+    assert_eq!(bench.settled(), (vec![0, 1], Tally { dead_lettered: 2, ..Tally::default() }));
+}
+
+#[test]
+fn the_policy_drops_or_stops() {
+    let mut bench = Bench::new(Script::default(), BadMessage::Drop, BadMessage::Stop);
+    bench.process(&["pass", "reject"]).unwrap();
+    assert_eq!(bench.records(), ["forward pass"]);
+    assert_eq!(bench.settled(), (vec![0, 1], Tally { committed: 1, dropped: 1, dead_lettered: 0 }));
+
+    let Stop(reason) = bench.process(&["fault", "pass"]).unwrap_err();
+    assert_eq!(reason, "a message on t cannot go on: the plugin trapped: scripted");
+    assert_eq!(
+        bench.settled().0,
+        [0u64; 0],
+        "what caused the stop stays unacknowledged, and what came after it too"
+    );
+}
+
+#[test]
+fn a_plugin_that_does_not_start_again_stops_the_source_and_blames_no_message() {
+    let mut bench = keep(Script::default());
+    let Stop(reason) = bench.process(&["broken"]).unwrap_err();
+    assert_eq!(reason, "the plugin does not start again: no start");
+    assert!(bench.records().is_empty());
+    assert_eq!(bench.settled().0, [0u64; 0]);
+}
+
+#[test]
+fn an_oversized_packet_goes_past_the_plugin() {
+    let mut bench = keep(Script::default());
+    let mut batch = bench.batch(&[""]);
+    batch.oversized = Some(300_000);
+    bench.processor.process(batch).unwrap();
+    let reason = "the packet of 300000 bytes is greater than max_packet_size";
+    assert_eq!(bench.records(), [format!("dead oversized : {reason}")]);
+    assert_eq!(bench.settled(), (vec![0], Tally { dead_lettered: 1, ..Tally::default() }));
+}

@@ -1,0 +1,303 @@
+//! A mosquitto of one test: its own configuration, its own ports, and a session store that survives a restart.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+use testcontainers::bollard::models::PortBinding;
+use testcontainers::core::IntoContainerPort;
+use testcontainers::runners::AsyncRunner;
+use testcontainers::{ContainerAsync, GenericImage, ImageExt};
+use tokio::net::TcpStream;
+
+use crate::certs::Certificates;
+use crate::image::{self, LABEL, Origin};
+use crate::net::free_port;
+use crate::process::Process;
+use crate::wait::wait_for;
+
+/// The user that [`Setup::password`] lets in.
+pub const USERNAME: &str = "fleet";
+/// Its password. The space and the quote are there to be mistaken.
+pub const PASSWORD: &str = "correct horse";
+/// The line of mosquitto's password file for the two, as `mosquitto_passwd` writes it.
+const PASSWORD_FILE: &str = "fleet:$7$101$q0UKOyRS+QWB8mXF$K0XRqeEPIPixsrQKYJKrmaenbxxLUtDGVdTBHSCQbMmIShrWHqHf4zp09kSOGQjeqt/4ql5dleEo8Dc9NpLm/Q==\n";
+
+const PLAIN_PORT: u16 = 1883;
+const TLS_PORT: u16 = 8883;
+/// Where the image has its files, as the official one.
+const CONFIG_FOLDER: &str = "/mosquitto/config";
+const DATA_FOLDER: &str = "/mosquitto/data";
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a test wants of its broker beyond the defaults: anonymous clients, queues that never drop, sessions that survive.
+#[derive(Debug, Default)]
+pub struct Setup {
+    lines: Vec<String>,
+    password: bool,
+    certificates: Option<Certificates>,
+}
+
+impl Setup {
+    /// Adds a line of mosquitto.conf, such as `max_inflight_messages 1000` (mosquitto's default is 20).
+    #[must_use]
+    pub fn line(mut self, line: impl Into<String>) -> Self {
+        self.lines.push(line.into());
+        self
+    }
+
+    /// Lets nobody in but [`USERNAME`] with [`PASSWORD`].
+    #[must_use]
+    pub fn password(mut self) -> Self {
+        self.password = true;
+        self
+    }
+
+    /// Adds a listener with TLS, see [`Broker::tls_url`], that has the server certificate of `certificates`; with
+    /// `require_certificate true` among the lines it wants theirs from clients.
+    #[must_use]
+    pub fn tls(mut self, certificates: &Certificates) -> Self {
+        self.certificates = Some(certificates.clone());
+        self
+    }
+
+    /// Starts the broker and waits until it accepts connections.
+    pub async fn start(self) -> Result<Broker> {
+        let ports = Ports { plain: free_port()?, tls: free_port()? };
+        let has_tls = self.certificates.is_some();
+        let backend = match image::origin().await? {
+            Origin::Image(name, tag) => self.container(name, tag, ports).await?,
+            Origin::Program(program) => self.process(&program, ports)?,
+        };
+        let broker = Broker { backend, ports, has_tls };
+        broker.answers().await?;
+        Ok(broker)
+    }
+
+    async fn container(self, name: String, tag: String, ports: Ports) -> Result<Backend> {
+        let config = self.config(
+            &format!("{PLAIN_PORT}"),
+            &format!("{TLS_PORT}"),
+            Path::new(CONFIG_FOLDER),
+            Path::new(DATA_FOLDER),
+        );
+        let mut request = GenericImage::new(name.as_str(), tag.as_str())
+            .with_label(LABEL, image::owner())
+            .with_mapped_port(ports.plain, PLAIN_PORT.tcp())
+            .with_mapped_port(ports.tls, TLS_PORT.tcp())
+            .with_host_config_modifier(|host| {
+                for binding in
+                    host.port_bindings.iter_mut().flat_map(|ports| ports.values_mut()).flatten().flatten()
+                {
+                    only_loopback(binding);
+                }
+            })
+            .with_copy_to(format!("{CONFIG_FOLDER}/mosquitto.conf"), config.into_bytes());
+        for (file, content) in self.files() {
+            request = request.with_copy_to(format!("{CONFIG_FOLDER}/{file}"), content.into_bytes());
+        }
+        let container =
+            request.start().await.with_context(|| format!("cannot start a container of {name}:{tag}"))?;
+        Ok(Backend::Container(container))
+    }
+
+    fn process(self, program: &Path, ports: Ports) -> Result<Backend> {
+        let folder = tempfile::tempdir()?;
+        let config = self.config(
+            &format!("{} 127.0.0.1", ports.plain),
+            &format!("{} 127.0.0.1", ports.tls),
+            folder.path(),
+            folder.path(),
+        );
+        fs::write(folder.path().join("mosquitto.conf"), config)?;
+        for (file, content) in self.files() {
+            fs::write(folder.path().join(file), content)?;
+        }
+        let mut local = Local { program: program.to_owned(), folder, process: None };
+        local.start()?;
+        Ok(Backend::Process(local))
+    }
+
+    fn files(&self) -> Vec<(&'static str, String)> {
+        let mut files = Vec::new();
+        if self.password {
+            files.push(("passwords", PASSWORD_FILE.to_owned()));
+        }
+        if let Some(certificates) = &self.certificates {
+            files.push(("ca.pem", certificates.ca.clone()));
+            files.push(("server.pem", certificates.server.clone()));
+            files.push(("server.key", certificates.server_key.clone()));
+        }
+        files
+    }
+
+    fn config(&self, plain: &str, tls: &str, files: &Path, data: &Path) -> String {
+        let mut text = String::new();
+        let files = files.display();
+        // As root it would become a user that the image and the folders of a test know nothing of.
+        let _ = writeln!(text, "user root\nlog_dest stderr\nlog_type all\nconnection_messages true");
+        let _ =
+            writeln!(text, "persistence true\npersistence_location {}/\nautosave_interval 1", data.display());
+        // The default of 1,000 drops messages, which would look like a loss in the host.
+        let _ = writeln!(text, "max_queued_messages 10000000");
+        if self.password {
+            let _ = writeln!(text, "allow_anonymous false\npassword_file {files}/passwords");
+        } else {
+            let _ = writeln!(text, "allow_anonymous true");
+        }
+        for line in &self.lines {
+            let _ = writeln!(text, "{line}");
+        }
+        let _ = writeln!(text, "listener {plain}\nsocket_domain ipv4");
+        if self.certificates.is_some() {
+            let _ = writeln!(text, "listener {tls}\nsocket_domain ipv4");
+            let _ = writeln!(
+                text,
+                "cafile {files}/ca.pem\ncertfile {files}/server.pem\nkeyfile {files}/server.key"
+            );
+        }
+        text
+    }
+}
+
+/// Docker would publish on all addresses of the machine.
+fn only_loopback(binding: &mut PortBinding) {
+    binding.host_ip = Some("127.0.0.1".to_owned());
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    plain: u16,
+    tls: u16,
+}
+
+/// A running (or stopped) mosquitto; removed when dropped.
+#[derive(Debug)]
+pub struct Broker {
+    backend: Backend,
+    ports: Ports,
+    has_tls: bool,
+}
+
+#[derive(Debug)]
+enum Backend {
+    Container(ContainerAsync<GenericImage>),
+    Process(Local),
+}
+
+impl Broker {
+    /// A broker with the defaults.
+    pub async fn launch() -> Result<Broker> {
+        Setup::default().start().await
+    }
+
+    /// A setup to change before it is started.
+    pub fn setup() -> Setup {
+        Setup::default()
+    }
+
+    /// The port of 127.0.0.1 for plain connections; stays the same over a restart.
+    pub fn port(&self) -> u16 {
+        self.ports.plain
+    }
+
+    /// `mqtt://127.0.0.1:PORT`.
+    pub fn url(&self) -> String {
+        format!("mqtt://127.0.0.1:{}", self.ports.plain)
+    }
+
+    /// `mqtts://localhost:PORT`, the name that the certificate is made out to.
+    pub fn tls_url(&self) -> String {
+        format!("mqtts://localhost:{}", self.ports.tls)
+    }
+
+    /// Stops the broker as a restart of its machine would: connections end, sessions are saved.
+    pub async fn stop(&mut self) -> Result<()> {
+        match &mut self.backend {
+            Backend::Container(container) => {
+                container.stop_with_timeout(Some(10)).await.context("cannot stop the broker's container")
+            }
+            Backend::Process(local) => {
+                local.process = None;
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts it again on the same ports, with the sessions of before.
+    pub async fn start(&mut self) -> Result<()> {
+        match &mut self.backend {
+            Backend::Container(container) => {
+                container.start().await.context("cannot start the broker's container again")?;
+            }
+            Backend::Process(local) => local.start()?,
+        }
+        self.answers().await
+    }
+
+    /// What the broker has logged so far: connects with client id, subscriptions, every packet.
+    pub async fn logs(&self) -> Result<String> {
+        match &self.backend {
+            Backend::Container(container) => {
+                // The official image logs to stdout in some versions, whatever the configuration says.
+                let mut log = container.stderr_to_vec().await?;
+                log.extend(container.stdout_to_vec().await?);
+                Ok(String::from_utf8_lossy(&log).into_owned())
+            }
+            Backend::Process(local) => Ok(fs::read_to_string(local.folder.path().join("log"))?),
+        }
+    }
+
+    /// The id of the container, when it is one.
+    pub fn container_id(&self) -> Option<&str> {
+        match &self.backend {
+            Backend::Container(container) => Some(container.id()),
+            Backend::Process(_) => None,
+        }
+    }
+
+    /// Docker's proxy accepts connections before the broker does, so only a CONNACK proves anything.
+    async fn answers(&self) -> Result<()> {
+        let ports = [Some(self.ports.plain), self.has_tls.then_some(self.ports.tls)];
+        let ready = async || crate::client::answers(self.ports.plain).await;
+        if let Err(error) = wait_for("the broker answers a CONNECT", START_TIMEOUT, ready).await {
+            let logs = self.logs().await.unwrap_or_default();
+            return Err(error.context(format!("the broker's log:\n{logs}")));
+        }
+        for port in ports.into_iter().flatten() {
+            TcpStream::connect(("127.0.0.1", port))
+                .await
+                .with_context(|| format!("no listener on port {port}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// A mosquitto of the machine's own.
+#[derive(Debug)]
+struct Local {
+    program: std::path::PathBuf,
+    folder: TempDir,
+    process: Option<Process>,
+}
+
+impl Local {
+    fn start(&mut self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(self.folder.path().join("log"))?;
+        let child = Command::new(&self.program)
+            .arg("-c")
+            .arg(self.folder.path().join("mosquitto.conf"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot run {}", self.program.display()))?;
+        self.process = Some(Process::new(child, Signal::SIGTERM, Duration::from_secs(10)));
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+//! The README is true: its commands run, its configurations load, and its first example does what it says.
+//!
+//! A block whose first line is a comment with nothing but a file name (`# config.yaml`, `// my-filter/src/lib.rs`) is that
+//! file. Commands run in the order of the text, in a folder that has the files and a link `rivven-mqtt` to the clone, except
+//! those of [`CI`] and [`REHEARSED`].
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rivven_integration_tests::broker::Broker;
+use rivven_integration_tests::certs::Certificates;
+use rivven_integration_tests::client::{Message, publish};
+use rivven_integration_tests::guests;
+use rivven_integration_tests::host::{Host, program, target};
+use rivven_integration_tests::rivven::Rivven;
+use rumqttc::QoS;
+use serde_json::json;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Commands that `.ci/run` executes as they are.
+const CI: [&str; 3] = ["make demo", "make test", "make lint"];
+/// Commands that need servers on fixed ports or take long: their parts are tested.
+const REHEARSED: [&str; 2] = ["make run CONFIG=config.yaml", "make bench"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// A fenced block of the README.
+struct Block {
+    language: String,
+    text: String,
+}
+
+impl Block {
+    /// The file that the block is, by its first line.
+    fn file(&self) -> Option<&str> {
+        let first = self.text.lines().next()?;
+        let name = first.strip_prefix("# ").or_else(|| first.strip_prefix("// "))?.trim();
+        let is_path =
+            name.contains('.') && name.chars().all(|c| c.is_ascii_alphanumeric() || "./_-".contains(c));
+        is_path.then_some(name)
+    }
+}
+
+fn blocks() -> Vec<Block> {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let mut blocks = Vec::new();
+    let mut open: Option<Block> = None;
+    for line in readme.lines() {
+        match (&mut open, line.trim_start().strip_prefix("```")) {
+            (None, Some(language)) => {
+                open = Some(Block { language: language.trim().to_owned(), text: String::new() });
+            }
+            (Some(_), Some(_)) => blocks.extend(open.take()),
+            (Some(block), None) => {
+                block.text.push_str(line);
+                block.text.push('\n');
+            }
+            (None, None) => {}
+        }
+    }
+    assert!(open.is_none(), "a block of the README does not end");
+    assert!(blocks.iter().all(|block| !block.language.is_empty()), "a block of the README has no language");
+    blocks
+}
+
+/// Gives a configuration the files and variables that it names.
+fn provide(folder: &Path, config: &str) -> String {
+    let certificates = Certificates::generate().unwrap();
+    let words = config.split(|c: char| c.is_whitespace() || "\"',{}[]".contains(c));
+    for word in words.filter(|word| !word.contains('$')) {
+        let path = folder.join(word.trim_start_matches('/'));
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("wasm") => {
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::copy(guests::example("filter").unwrap(), path).unwrap();
+            }
+            Some(extension @ ("pem" | "key" | "crt")) => {
+                let is_key = extension == "key" || word.contains("key");
+                let pem = if is_key { &certificates.client_key } else { &certificates.client };
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, pem).unwrap();
+            }
+            _ => {}
+        }
+    }
+    // Absolute paths lead into the folder too, and variables have values.
+    let local = config.replace(": /", &format!(": {}/", folder.display()));
+    let mut parts = local.split("${");
+    let mut text = parts.next().unwrap().to_owned();
+    for part in parts {
+        let (_, rest) = part.split_once('}').expect("a variable ends");
+        text.push('x');
+        text.push_str(rest);
+    }
+    text
+}
+
+#[test]
+fn every_command_is_executed_here_or_by_ci() {
+    let ci = fs::read_to_string(root().join(".ci/run")).unwrap();
+    for command in CI {
+        assert!(ci.lines().any(|line| line == format!("step {command}")), ".ci/run does not run {command}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    symlink(root(), folder.path().join("rivven-mqtt")).unwrap();
+    let listings = tempfile::tempdir().unwrap();
+    let mut script = String::new();
+    for (number, block) in blocks().iter().enumerate() {
+        if let Some(file) = block.file() {
+            let listing = listings.path().join(number.to_string());
+            fs::write(&listing, &block.text).unwrap();
+            script.push_str(&format!("mkdir -p $(dirname {file}); cp {} {file}\n", listing.display()));
+        } else if ["sh", "bash", "console"].contains(&block.language.as_str()) {
+            let known = |line: &str| CI.contains(&line) || REHEARSED.contains(&line);
+            let lines = block.text.lines().filter(|line| !known(line));
+            script.extend(lines.flat_map(|line| [line, "\n"]));
+        }
+    }
+    let bin = program("rivven-mqtt").unwrap().parent().unwrap().to_owned();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let output = std::process::Command::new("bash")
+        .args(["-euxo", "pipefail", "-c", &script])
+        .current_dir(folder.path())
+        .env("PATH", path)
+        .env("CARGO_TARGET_DIR", target().unwrap().join("readme"))
+        .env("CARGO_NET_OFFLINE", "true")
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}\n{}\n{error}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn make_run_is_the_program_that_it_is_said_to_be() {
+    let output = std::process::Command::new("make")
+        .args(["-n", "run", "CONFIG=config.yaml"])
+        .current_dir(root())
+        .env_remove("MAKEFLAGS")
+        .output()
+        .unwrap();
+    let plan = String::from_utf8(output.stdout).unwrap();
+    let last = plan.lines().last().unwrap();
+    assert!(last.ends_with("/debug/rivven-mqtt run -c \"config.yaml\""), "{plan}");
+}
+
+#[test]
+fn every_configuration_loads() {
+    let mut seen = 0;
+    for block in blocks().iter().filter(|block| block.language == "yaml") {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.yaml");
+        fs::write(&file, provide(folder.path(), &block.text)).unwrap();
+        let is_whole =
+            block.text.lines().any(|line| line.starts_with("sources:") || line.starts_with("type:"));
+        assert!(is_whole, "a part of a configuration cannot be checked:\n{}", block.text);
+        if let Err(error) = rivven_mqtt::config::load(&file, true) {
+            panic!("{error}\n{}", block.text);
+        }
+        seen += 1;
+    }
+    assert!(seen > 0, "the README has no configuration");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_configuration_does_what_it_says() {
+    let broker = Broker::launch().await.unwrap();
+    let rivven = Rivven::launch().await.unwrap();
+    let blocks = blocks();
+    let block = blocks
+        .iter()
+        .find(|block| block.file() == Some("config.yaml"))
+        .expect("the README has a config.yaml");
+    let text = block.text.replace("127.0.0.1:9092", &rivven.address());
+    let text = text.replace("127.0.0.1:1883", &format!("127.0.0.1:{}", broker.port()));
+    let filter = guests::example("filter").unwrap();
+    let mut host = Host::start_text(&text, |folder| {
+        fs::copy(&filter, folder.join("filter.wasm"))?;
+        Ok(())
+    })
+    .unwrap();
+    host.ready().await.unwrap();
+    let messages =
+        [29, 31].map(|n| Message::new(format!("sensors/{n}"), json!({ "temperature": n }).to_string()));
+    publish(broker.port(), QoS::AtLeastOnce, messages).await.unwrap();
+    let done =
+        |ledger: &rivven_integration_tests::http::Ledger| ledger.received == 2 && ledger.in_flight == 0;
+    host.wait_for_ledger("both are settled", TIMEOUT, done).await.unwrap();
+    let records = rivven.consume_all("iot-events").await.unwrap();
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0].key_text(), "sensors/31");
+    assert_eq!(records[0].json().unwrap()["payload"], json!({ "temperature": 31 }));
+    assert_eq!(host.terminate().await.unwrap().code(), Some(0));
+}
