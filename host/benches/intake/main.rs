@@ -23,7 +23,7 @@ use support::table;
 /// What others may use of a core during a measurement.
 const OTHERS: f64 = 0.08;
 /// How often a disturbed measurement is repeated before the calmest is taken.
-const REPEATS: usize = 10;
+const REPEATS: usize = 4;
 const WARM_UP: Duration = Duration::from_millis(300);
 const MEASURE: Duration = Duration::from_secs(1);
 const MEASURE_LATENCY: Duration = Duration::from_secs(2);

@@ -107,7 +107,7 @@ sources:
       broker_url: mqtt://127.0.0.1:{mqtt_port}
       topics: [\"{filter}\"]
       client_id: rivven-mqtt-demo
-      qos: at_least_once
+      clean_session: false                   # what is published while we are away is kept for us
 settings: {{state_dir: {state}}}
 ",
         topic = rivven::TOPIC,

@@ -3,15 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rumqttc::{AsyncClient, Event, MqttOptions, NetworkOptions, Packet, QoS};
 use tokio::task::JoinSet;
+use tokio::time::interval;
 
 /// Devices of the fleet.
 pub const DEVICES: u64 = 20;
 /// Readings of each device.
 pub const READINGS: u64 = 1_000;
+/// The time from one reading of a device to its next.
+const PERIOD: Duration = Duration::from_millis(5);
 /// The filter plugin drops what is colder.
 pub const THRESHOLD: f64 = 21.0;
 /// What the devices publish to, as an MQTT topic filter.
@@ -73,7 +77,9 @@ async fn run_device(device: u64, port: u16, published: Arc<AtomicU64>) -> Result
     network.set_tcp_nodelay(true);
     events.set_network_options(network);
     let measuring = tokio::spawn(async move {
+        let mut clock = interval(PERIOD);
         for reading in readings(device) {
+            clock.tick().await;
             client.publish(&reading.topic, QoS::AtLeastOnce, false, reading.payload()).await?;
         }
         // The client is kept: when the last handle is gone, its event loop ends.
