@@ -204,8 +204,13 @@ pub const MQTT: Keys = &[
     )
     .or("0"),
     Key::new("reconnect_delay_ms", Refused("set retry_initial_ms instead"), "Not used."),
-    Key::new("empty_poll_delay_ms", Integer(1, 60_000), "Idle tick in milliseconds; never delays a message.")
-        .or("50"),
+    Key::new(
+        "empty_poll_delay_ms",
+        Integer(1, 60_000),
+        "Idle tick in milliseconds: a source without messages for so long gives back the memory that it keeps for batches. \
+         Never delays a message.",
+    )
+    .or("50"),
     Key::new("keep_alive_secs", Integer(5, 65_535), "Keep-alive interval in seconds.").or("60"),
     Key::new(
         "connect_timeout_secs",

@@ -178,7 +178,8 @@ pub struct Mqtt {
     pub last_will: Option<LastWill>,
     /// Delay before and between connection attempts.
     pub retry: Retry,
-    /// Idle tick of the source; never delays a message.
+    /// Idle tick of the source: without messages for so long it gives back the memory that it keeps for batches. Never delays
+    /// a message.
     pub empty_poll_delay: Duration,
     /// Keep-alive interval, 5 s to 65,535 s (default 60 s).
     pub keep_alive: Duration,

@@ -50,6 +50,9 @@ pub(super) struct Connection<'a> {
     /// The buffer has what the window has no room for.
     paused: bool,
     timer: Pin<Box<Sleep>>,
+    /// Reads so far, and how many there were at the last idle tick; `None`: nothing is kept that a tick would give back.
+    reads: u64,
+    ticked: Option<u64>,
 }
 
 enum Turn {
@@ -84,6 +87,8 @@ impl<'a> Connection<'a> {
             unflushed: false,
             paused: false,
             timer: Box::pin(sleep_until(deadline)),
+            reads: 0,
+            ticked: None,
         })
     }
 
@@ -145,6 +150,12 @@ impl<'a> Connection<'a> {
                 self.intake.check_workers(cx)?;
             }
         }
+        if self.ticked.is_none() && self.intake.keeps_memory() {
+            self.ticked = Some(self.reads);
+            let tick = Instant::now() + self.driver.settings.empty_poll_delay;
+            let next = tick.min(self.timer.deadline());
+            self.timer.as_mut().reset(next);
+        }
         while self.timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             if self.grace.is_some_and(|end| end <= now) {
@@ -194,6 +205,7 @@ impl<'a> Connection<'a> {
             return Err(MqttError::Closed);
         }
         self.buffer.filled(n);
+        self.reads += 1;
         // Whatever comes shows that the broker is there.
         self.pinged = None;
         self.decode(cx)?;
@@ -320,6 +332,17 @@ impl<'a> Connection<'a> {
     /// What is due by now; when to look again.
     fn on_time(&mut self, now: Instant) -> Result<Instant, MqttError> {
         let mut next = self.grace.unwrap_or(now + Duration::from_secs(3_600));
+        match self.ticked {
+            None => {}
+            Some(reads) if reads == self.reads => {
+                self.ticked = None;
+                self.intake.release_memory();
+            }
+            Some(_) => {
+                self.ticked = Some(self.reads);
+                next = next.min(now + self.driver.settings.empty_poll_delay);
+            }
+        }
         if self.up.is_none() && self.grace.is_none() {
             if self.paused {
                 // The answer is behind messages that have no room yet: that is our doing.

@@ -312,6 +312,16 @@ impl Intake {
         self.draining = true;
     }
 
+    /// Whether batches are kept for the next use.
+    pub fn keeps_memory(&self) -> bool {
+        !self.spare.is_empty()
+    }
+
+    /// Gives back what is kept for the next use: nothing comes at present.
+    pub fn release_memory(&mut self) {
+        self.spare = Spare::new();
+    }
+
     /// Nothing is in the host any more, or nothing can come back.
     pub fn is_drained(&self) -> bool {
         let settled = self.session.messages() == 0 || self.back_closed;

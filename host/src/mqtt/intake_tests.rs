@@ -338,3 +338,16 @@ fn a_source_name_makes_a_file_name() {
     assert_eq!(name("iot-1"), "s/mqtt-iot-1.redb");
     assert_eq!(name("../A_b"), "s/mqtt-_2e_2e_2f_41_5fb.redb");
 }
+
+#[test]
+fn settled_batches_are_kept_until_the_source_is_idle() {
+    let mut bench = bench(1, |_| {});
+    assert!(!bench.intake.keeps_memory());
+    let mut taken = Vec::new();
+    bench.read(&publish(false, "t", b"x", 1, 1), &mut taken).unwrap();
+    assert!(bench.intake.keeps_memory());
+    bench.intake.release_memory();
+    assert!(!bench.intake.keeps_memory());
+    bench.read(&publish(false, "t", b"y", 1, 2), &mut taken).unwrap();
+    assert_eq!(taken.len(), 2);
+}
