@@ -432,7 +432,7 @@ mod tests {
         sequences.truncate(12);
         assert_eq!(sequences.runs(), [4..7, 9..10, 11..12]);
         sequences.truncate(5);
-        assert_eq!(sequences.runs(), [4..5]);
+        assert_eq!(sequences.iter().collect::<Vec<_>>(), [4]);
     }
 
     #[test]

@@ -6,7 +6,6 @@
 
 mod plugin;
 
-use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -239,16 +238,14 @@ impl Signals {
 }
 
 /// Completes with the first signal; the second one ends the program.
-fn stop_signal(mut signals: Signals) -> impl Future<Output = ()> {
-    async move {
+async fn stop_signal(mut signals: Signals) {
+    let name = signals.next().await;
+    info!(signal = name, "stopping; a second signal ends the program at once");
+    tokio::spawn(async move {
         let name = signals.next().await;
-        info!(signal = name, "stopping; a second signal ends the program at once");
-        tokio::spawn(async move {
-            let name = signals.next().await;
-            warn!(signal = name, "ended at once; what is not acknowledged is sent again by the MQTT broker");
-            std::process::exit(FAILED.into());
-        });
-    }
+        warn!(signal = name, "ended at once; what is not acknowledged is sent again by the MQTT broker");
+        std::process::exit(FAILED.into());
+    });
 }
 
 #[cfg(test)]

@@ -16,10 +16,7 @@ pub(super) fn read_source(section: &Section<'_>) -> Option<Source> {
     section.choice("type");
     let config = section.section("config");
     let mqtt = config.as_ref().and_then(read_mqtt);
-    let plugin = match section.section("plugin") {
-        Some(plugin) => Some(read_plugin(&plugin)),
-        None => None,
-    };
+    let plugin = section.section("plugin").map(|plugin| read_plugin(&plugin));
     let record = read_record(section, config.as_ref());
     let on_reject = bad_message(section, "on_reject");
     let on_fault = bad_message(section, "on_fault");

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::lane::{Counted, Lane};
+use super::lane::{Counted, Lane, Spare};
 use super::packet::{self, MALFORMED, PROTOCOL_ERROR};
 use super::publish::{self, PUBLISH, ReadBuffer, Skipped};
 use super::session::Session;
@@ -51,7 +51,7 @@ pub(super) struct Intake {
     lanes: Vec<Lane>,
     back: mpsc::UnboundedReceiver<Box<Batch>>,
     back_closed: bool,
-    spare: Vec<Box<Batch>>,
+    spare: Spare,
     metrics: Arc<SourceMetrics>,
     store: Option<Arc<Store>>,
     writing: Option<Writing>,
@@ -77,7 +77,7 @@ impl Intake {
             lanes: outlet.workers.into_iter().map(Lane::new).collect(),
             back: outlet.back,
             back_closed: false,
-            spare: Vec::new(),
+            spare: Spare::new(),
             metrics: driver.metrics.clone(),
             store,
             writing: None,

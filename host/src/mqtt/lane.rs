@@ -16,6 +16,10 @@ use crate::message::{Batch, Column, Flags, Work};
 /// the whole window.
 const BATCH_BYTES: usize = 4 << 20;
 
+/// Batches to be used again. Boxed, because in boxes they travel.
+#[allow(clippy::vec_box, reason = "moving a batch into and out of a box would copy it")]
+pub(super) type Spare = Vec<Box<Batch>>;
+
 type Reserved = Pin<Box<dyn Future<Output = Result<mpsc::OwnedPermit<Work>, SendError<()>>> + Send>>;
 type Closed = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -134,7 +138,7 @@ impl Lane {
     }
 
     /// Completes the batch being filled, if there is anything in it, and then queues `batch`.
-    pub fn enqueue(&mut self, batch: Box<Batch>, spare: &mut Vec<Box<Batch>>) {
+    pub fn enqueue(&mut self, batch: Box<Batch>, spare: &mut Spare) {
         if !self.batch.is_empty() {
             let pending = self.seal(spare);
             self.ready.push_back(pending);
@@ -147,7 +151,7 @@ impl Lane {
         self.ready.is_empty() && self.batch.is_empty()
     }
 
-    fn seal(&mut self, spare: &mut Vec<Box<Batch>>) -> Box<Batch> {
+    fn seal(&mut self, spare: &mut Spare) -> Box<Batch> {
         let mut next = spare.pop().unwrap_or_default();
         let take = |column: &mut Arc<Column>| Arc::get_mut(column).map(std::mem::take).unwrap_or_default();
         let topics = std::mem::replace(&mut self.topics, take(&mut next.topics));
@@ -167,7 +171,7 @@ impl Lane {
     pub fn hand_on(
         &mut self,
         cx: &mut Context<'_>,
-        spare: &mut Vec<Box<Batch>>,
+        spare: &mut Spare,
         flush: bool,
     ) -> Result<u64, MqttError> {
         let mut batches = 0;

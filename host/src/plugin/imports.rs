@@ -19,6 +19,7 @@ pub(super) enum BatchHandle {}
 #[derive(Debug, Clone, Copy, ComponentType, Lower)]
 #[component(enum)]
 #[repr(u8)]
+#[allow(clippy::enum_variant_names, reason = "the names of MQTT")]
 enum WitQos {
     #[component(name = "at-most-once")]
     AtMostOnce,

@@ -188,7 +188,8 @@ mod tests {
 
     #[test]
     fn each_broken_rule_is_named() {
-        let cases: [(&str, fn(&mut Results)); 18] = [
+        type Break = fn(&mut Results);
+        let cases: [(&str, Break); 18] = [
             ("`verdicts` has 2 items for 3 messages", |r| r.verdicts.truncate(2)),
             ("`verdicts` has 4 items for 3 messages", |r| r.verdicts.push(Pass)),
             ("`hold` comes from a plugin that does not export `aggregate`", |r| r.verdicts[0] = Hold),

@@ -147,9 +147,9 @@ pub(super) fn dead_letter(shape: &Shape, size: Option<usize>, failed: &Failed<'_
 fn properties(out: &mut Vec<u8>, properties: Option<&Properties>) {
     let Some(properties) = properties else { return out.extend_from_slice(b"null") };
     out.extend_from_slice(br#"{"content_type":"#);
-    optional(out, properties.content_type.as_deref());
+    optional(out, properties.content_type);
     out.extend_from_slice(br#","response_topic":"#);
-    optional(out, properties.response_topic.as_deref());
+    optional(out, properties.response_topic);
     out.extend_from_slice(br#","correlation_data_base64":"#);
     match &properties.correlation_data {
         Some(data) => base64_string(out, data),

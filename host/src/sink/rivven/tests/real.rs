@@ -49,8 +49,9 @@ async fn consume(client: &mut Client, topic: &str) -> Vec<(u32, Option<String>, 
 async fn records_can_be_read_back_from_rivvend() {
     let rivvend = rivvend().await;
     let topics = vec![("events".to_owned(), Some(5)), ("events.dlq".to_owned(), Some(2))];
-    let sink =
-        Arc::new(RivvenSink::start_with(&broker(&[rivvend.address.clone()], 4), topics, QUICK).unwrap());
+    let sink = Arc::new(
+        RivvenSink::start_with(&broker(std::slice::from_ref(&rivvend.address), 4), topics, QUICK).unwrap(),
+    );
     let payloads: Vec<_> = (0..300).map(|n| (format!("dev/{}", n % 20), format!("{n:03}"))).collect();
     let messages: Vec<_> = payloads.iter().map(|(topic, value)| (topic.as_str(), value.as_bytes())).collect();
     let (mut delivery, settled) = delivery(&messages);

@@ -1,0 +1,40 @@
+//! What arrives, how fast, and in how much memory: mosquitto, the host as a process, and rivvend, against writers that go to
+//! the same rivvend directly and against a bare subscriber of the same mosquitto.
+//!
+//! `cargo bench --bench delivery -- throughput latency memory` runs the named parts; without a name all of them.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+
+mod host;
+mod latency;
+mod memory;
+mod mosquitto;
+mod mqtt;
+mod process;
+mod rivvend;
+#[path = "../support/mod.rs"]
+mod support;
+mod tail;
+mod throughput;
+
+use anyhow::Result;
+
+fn main() -> Result<()> {
+    if rivvend::become_rivvend()? || !support::wanted() {
+        return Ok(());
+    }
+    let parts: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    support::machine::print("delivery");
+    if wanted("throughput") {
+        throughput::run()?;
+    }
+    if wanted("latency") {
+        latency::run()?;
+    }
+    if wanted("memory") {
+        memory::run()?;
+    }
+    Ok(())
+}
