@@ -135,7 +135,14 @@ fn every_command_is_executed_here_or_by_ci() {
         .output()
         .unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{script}\n{}\n{error}", String::from_utf8_lossy(&output.stdout));
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{script}\n{printed}\n{error}");
+    // A record that the text shows is one that a command has printed.
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let shown = readme.split('`').filter(|code| code.starts_with("{\"topic\":\"") && code.ends_with('}'));
+    for record in shown {
+        assert!(printed.lines().any(|line| line == record), "no command prints {record}, but:\n{printed}");
+    }
 }
 
 #[test]
