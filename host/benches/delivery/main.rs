@@ -20,20 +20,18 @@ mod throughput;
 use anyhow::Result;
 
 fn main() -> Result<()> {
-    if rivvend::become_rivvend()? || !support::wanted() {
+    let parts = support::Parts::named();
+    if rivvend::become_rivvend()? || !parts.any() {
         return Ok(());
     }
-    let parts: Vec<String> =
-        std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
-    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
     support::machine::print("delivery");
-    if wanted("throughput") {
+    if parts.include("throughput") {
         throughput::run()?;
     }
-    if wanted("latency") {
+    if parts.include("latency") {
         latency::run()?;
     }
-    if wanted("memory") {
+    if parts.include("memory") {
         memory::run()?;
     }
     Ok(())

@@ -36,11 +36,18 @@ enum Receiver {
     Host,
 }
 
+/// One of the tables, named on the command line.
 #[derive(Debug, Clone, Copy)]
-struct Case {
-    receiver: Receiver,
+struct Part {
+    name: &'static str,
     how: Blaster,
 }
+
+const PARTS: [Part; 3] = [
+    Part { name: "qos1", how: Blaster { qos: 1, pace: None } },
+    Part { name: "qos0", how: Blaster { qos: 0, pace: None } },
+    Part { name: "latency", how: Blaster { qos: 1, pace: Some(PACE) } },
+];
 
 /// One measurement of one case.
 struct Sample {
@@ -54,31 +61,45 @@ struct Sample {
     latencies: Latencies,
 }
 
+impl Sample {
+    fn in_words(&self) -> String {
+        format!(
+            "{:.0}/s, {:.0} ns of CPU each, others use {:.2} of a core",
+            self.rate,
+            cpu_nanos(self),
+            self.usage.others
+        )
+    }
+}
+
 fn main() -> Result<()> {
-    if !support::wanted() {
+    let named = support::Parts::named();
+    if !named.any() {
         return Ok(());
     }
     support::machine::print("intake");
-    let cases: Vec<Case> = [(1, None), (0, None), (1, Some(PACE))]
-        .into_iter()
-        .flat_map(|(qos, pace)| [Receiver::EventLoop, Receiver::Host].map(|receiver| (receiver, qos, pace)))
-        .map(|(receiver, qos, pace)| Case { receiver, how: Blaster { qos, pace } })
-        .collect();
-    let mut samples: Vec<Vec<Sample>> = cases.iter().map(|_| Vec::new()).collect();
+    let parts: Vec<Part> = PARTS.into_iter().filter(|part| named.include(part.name)).collect();
+    let mut samples: Vec<[Vec<Sample>; 2]> = parts.iter().map(|_| Default::default()).collect();
     for round in 1..=support::ROUNDS {
-        eprintln!("round {round} of {}", support::ROUNDS);
-        for (case, samples) in cases.iter().zip(&mut samples) {
-            samples.push(undisturbed(*case)?);
+        for (part, samples) in parts.iter().zip(&mut samples) {
+            for (receiver, samples) in [Receiver::EventLoop, Receiver::Host].into_iter().zip(samples) {
+                let sample = undisturbed(receiver, part.how)?;
+                eprintln!("round {round}, {}, {receiver:?}: {}", part.name, sample.in_words());
+                samples.push(sample);
+            }
         }
     }
-    let [q1_loop, q1_host, q0_loop, q0_host, slow_loop, slow_host] = samples.as_slice() else {
-        unreachable!()
-    };
-    print_rates("QoS 1, window 20,000, 100-byte payloads", q1_loop, q1_host, "15 (at least 8)");
-    print_rates("QoS 0, 100-byte payloads", q0_loop, q0_host, "8 (at least 5)");
-    print_threads(q1_host);
-    print_latencies(slow_loop, slow_host);
-    let others = samples.iter().flatten().map(|sample| sample.usage.others).fold(0.0, f64::max);
+    for (part, [event_loop, host]) in parts.iter().zip(&samples) {
+        match part.name {
+            "qos1" => {
+                print_rates("QoS 1, window 20,000, 100-byte payloads", event_loop, host, "15 (at least 8)");
+                print_threads(host);
+            }
+            "qos0" => print_rates("QoS 0, 100-byte payloads", event_loop, host, "8 (at least 5)"),
+            _ => print_latencies(event_loop, host),
+        }
+    }
+    let others = samples.iter().flatten().flatten().map(|sample| sample.usage.others).fold(0.0, f64::max);
     println!(
         "Other programs used at most {others:.2} of a core during a measurement that is in these tables."
     );
@@ -86,15 +107,15 @@ fn main() -> Result<()> {
 }
 
 /// Measures until nobody else disturbs, or takes the calmest of several.
-fn undisturbed(case: Case) -> Result<Sample> {
-    let mut best = measure(case)?;
+fn undisturbed(receiver: Receiver, how: Blaster) -> Result<Sample> {
+    let mut best = measure(receiver, how)?;
     for _ in 0..REPEATS {
         if best.usage.others <= OTHERS {
             break;
         }
-        eprintln!("others used {:.2} of a core: once more", best.usage.others);
+        eprintln!("others disturb: {}", best.in_words());
         std::thread::sleep(Duration::from_millis(500));
-        let again = measure(case)?;
+        let again = measure(receiver, how)?;
         if again.usage.others < best.usage.others {
             best = again;
         }
@@ -102,17 +123,17 @@ fn undisturbed(case: Case) -> Result<Sample> {
     Ok(best)
 }
 
-fn measure(case: Case) -> Result<Sample> {
-    let blaster = case.how.start()?;
-    match case.receiver {
+fn measure(receiver: Receiver, how: Blaster) -> Result<Sample> {
+    let blaster = how.start()?;
+    match receiver {
         Receiver::EventLoop => {
-            let subscriber = event_loop::Subscriber::start(blaster.port, case.how.qos)?;
-            let (sample, _finished) = observe(case, blaster, || (subscriber.received(), 0))?;
+            let subscriber = event_loop::Subscriber::start(blaster.port, how.qos)?;
+            let (sample, _finished) = observe(how, blaster, || (subscriber.received(), 0))?;
             Ok(sample)
         }
         Receiver::Host => {
-            let host = host::Host::start(blaster.port, case.how.qos)?;
-            let (sample, finished) = observe(case, blaster, || host.committed())?;
+            let host = host::Host::start(blaster.port, how.qos)?;
+            let (sample, finished) = observe(how, blaster, || host.committed())?;
             host.finish(finished.sent)?;
             Ok(sample)
         }
@@ -122,10 +143,10 @@ fn measure(case: Case) -> Result<Sample> {
 /// Watches a blaster and its receiver for the time of a measurement. `received` says how many messages and batches the
 /// receiver has done; at QoS 1 the blaster's own count is used. The connection stays open as long as what the blaster did
 /// is kept.
-fn observe(case: Case, blaster: Running, received: impl Fn() -> (u64, u64)) -> Result<(Sample, Finished)> {
+fn observe(how: Blaster, blaster: Running, received: impl Fn() -> (u64, u64)) -> Result<(Sample, Finished)> {
     let done = || {
         let (messages, batches) = received();
-        (if case.how.qos > 0 { blaster.acked() } else { messages }, messages, batches)
+        (if how.qos > 0 { blaster.acked() } else { messages }, messages, batches)
     };
     let started = Instant::now();
     while done().0 == 0 {
@@ -134,7 +155,7 @@ fn observe(case: Case, blaster: Running, received: impl Fn() -> (u64, u64)) -> R
     }
     std::thread::sleep(WARM_UP);
     let (cpu, before, start) = (Cpu::read(&[]), done(), Instant::now());
-    std::thread::sleep(if case.how.pace.is_some() { MEASURE_LATENCY } else { MEASURE });
+    std::thread::sleep(if how.pace.is_some() { MEASURE_LATENCY } else { MEASURE });
     let (after, elapsed, usage) = (done(), start.elapsed(), cpu.usage());
     let finished = blaster.finish()?;
     let messages = (after.0 - before.0) as f64;

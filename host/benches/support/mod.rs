@@ -34,7 +34,23 @@ fn guest(target: &str, name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// `cargo bench` passes `--bench`; with `--test` (a test run) there is nothing to do.
-pub fn wanted() -> bool {
-    !std::env::args().any(|argument| argument == "--test")
+/// The parts of a benchmark to run: those named on the command line, without names all of them. None in a test run, in which
+/// cargo passes `--test`.
+pub struct Parts(Vec<String>);
+
+impl Parts {
+    /// As the command line says.
+    pub fn named() -> Self {
+        Parts(std::env::args().skip(1).filter(|argument| argument != "--bench").collect())
+    }
+
+    /// Whether `part` is to run.
+    pub fn include(&self, part: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|named| named == part)
+    }
+
+    /// Whether the benchmark is to run at all.
+    pub fn any(&self) -> bool {
+        !self.0.iter().any(|argument| argument == "--test")
+    }
 }
