@@ -30,6 +30,9 @@ use crate::record::{PluginName, Provenance, Shape};
 use crate::sink::{Discard, FileSink, RivvenSink, Sink};
 use crate::status::{Part, Status};
 
+/// How long workers may take to end when nothing is left to do for them.
+const LAST_CALL: Duration = Duration::from_secs(2);
+
 /// Where records go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SinkKind {
@@ -129,8 +132,10 @@ impl Host {
                 .stack_size(stack)
                 .spawn(move || {
                     let _runtime = runtime.enter();
-                    if let Err(Stop(reason)) = work_off(processor, work, flush_interval) {
-                        // Nobody listens any more when the host has ended.
+                    let mut work = work;
+                    if let Err(Stop(reason)) = work_off(processor, &mut work, flush_interval) {
+                        // While the channel is open, so that the driver hears the reason first and drains. Nobody listens any
+                        // more when the host has ended.
                         let _ = stop.send(reason);
                     }
                 })
@@ -183,10 +188,12 @@ impl Host {
             }
         }
         self.sink.close().await;
-        // Their channels and the sink are closed, so each ends within its plugin's deadline.
-        let workers = self.workers;
-        let join = move || workers.into_iter().for_each(|worker| drop(worker.join()));
-        tokio::task::spawn_blocking(join).await.map_err(HostError::Panicked)?;
+        // Their channels and the sink are closed, so they end at once, unless they wait where nobody can call them back: in a
+        // plugin, or for the reader of a pipe. The end of the process ends those; what they have is not acknowledged.
+        let end = Instant::now() + LAST_CALL;
+        while self.workers.iter().any(|worker| !worker.is_finished()) && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         result
     }
 }
@@ -205,7 +212,8 @@ async fn run_source(
     let mut reason = None;
     let result = loop {
         tokio::select! {
-            result = &mut driver => break result,
+            // The reason first: a worker that stops closes its channel after it, and the driver must not take that for a crash.
+            biased;
             Some(why) = stopped.recv() => {
                 error!(source = %source.name, reason = %why, "the source stops; what is not committed stays unacknowledged");
                 reason.get_or_insert(why);
@@ -214,6 +222,7 @@ async fn run_source(
             Ok(_) = shutdown.wait_for(|shutdown| *shutdown), if !*stop.borrow() => {
                 stop.send_replace(true);
             }
+            result = &mut driver => break result,
         }
     };
     // Workers that stop close their channels, which the driver may have seen first.
@@ -232,7 +241,7 @@ async fn run_source(
 /// been held for as long as the interval.
 fn work_off(
     mut processor: Processor,
-    mut work: mpsc::Receiver<Work>,
+    work: &mut mpsc::Receiver<Work>,
     flush_interval: Duration,
 ) -> Result<(), Stop> {
     let runtime = Handle::current();

@@ -24,6 +24,9 @@ use crate::sink::Sink;
 /// Bytes of plugin outputs of one source that may wait for the sink. Forwarded messages are bounded by the window already.
 const OUTPUT_BUDGET: usize = 64 << 20;
 
+/// What each output takes beside its bytes, about: a sink keeps it by itself until it is committed.
+const OUTPUT_OVERHEAD: usize = 256;
+
 /// What decides about messages: a plugin, or [`PassAll`] where none is configured.
 pub trait Transform: Send {
     /// Decides about each message of a batch, which is the same afterwards. After a fault the next call meets a fresh
@@ -293,7 +296,8 @@ impl Processor {
         dead_letters: Vec<DeadLetter>,
     ) -> Result<(), Stop> {
         let Context { shape, back, sink, .. } = &self.context;
-        let permit = self.reserve(outcome.outputs.bytes())?;
+        let outputs = &outcome.outputs;
+        let permit = self.reserve(outputs.bytes() + OUTPUT_OVERHEAD * outputs.len())?;
         let delivery =
             Delivery { batch, outcome, dead_letters, shape: shape.clone(), back: back.clone(), permit };
         sink.deliver(delivery).map_err(|error| Stop(error.to_string()))

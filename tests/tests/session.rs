@@ -314,3 +314,22 @@ async fn an_oversized_packet_becomes_a_dead_letter_on_the_same_connection() {
     let ledger = host.ledger().await.unwrap();
     assert_eq!((ledger.received, ledger.committed, ledger.dead_lettered), (2, 1, 1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_told_to_stop_acknowledges_what_it_has_and_says_goodbye() {
+    let broker = Scripted::listen().await.unwrap();
+    let mut source = config::source(&broker.url(), &["a/#"]);
+    config::plugin(&mut source, &guests::example("transform").unwrap(), json!({ "topic": "celsius" }));
+    source["on_reject"] = "stop".into();
+    let mut host = start(source);
+    let (mut session, ..) = broker.accept_fresh().await.unwrap();
+    host.ready().await.unwrap();
+    session.publish(QoS::AtLeastOnce, 1, "a/1", br#"{"device":"d","fahrenheit":212}"#).await.unwrap();
+    session.puback(1).await.unwrap();
+    session.publish(QoS::AtLeastOnce, 2, "a/1", b"no JSON").await.unwrap();
+    session.disconnect().await.unwrap();
+    session.closed().await.unwrap();
+    let status = host.ended().await.unwrap();
+    assert_eq!(status.code(), Some(1), "{}", host.log());
+    assert!(host.log().contains("cannot go on"), "{}", host.log());
+}

@@ -24,6 +24,8 @@ use crate::status::Part;
 
 /// With so many bytes that the broker does not take, nothing more is read that would have to be answered.
 const MAX_UNWRITTEN: usize = 1 << 20;
+/// After so many reads without a pause the time is looked at.
+const READS_PER_LOOK: u64 = 256;
 /// How long the goodbye may take: DISCONNECT, and the broker closing its side.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -145,6 +147,9 @@ impl<'a> Connection<'a> {
                     && self.intake.session.out.len() < MAX_UNWRITTEN
                     && self.poll_read(cx)?.is_ready()
                 {
+                    if self.reads.is_multiple_of(READS_PER_LOOK) {
+                        self.look_at_time()?;
+                    }
                     return Poll::Ready(Ok(Turn::Again));
                 }
                 self.intake.check_workers(cx)?;
@@ -166,6 +171,16 @@ impl<'a> Connection<'a> {
             self.poll_write(cx)?;
         }
         Poll::Pending
+    }
+
+    /// What is due though there is always something to read: the timer is only polled when there is nothing.
+    fn look_at_time(&mut self) -> Result<(), MqttError> {
+        let now = Instant::now();
+        if self.timer.deadline() <= now {
+            let next = self.on_time(now)?;
+            self.timer.as_mut().reset(next);
+        }
+        Ok(())
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), MqttError> {

@@ -58,6 +58,8 @@ pub(super) struct Intake {
     settings: Arc<Mqtt>,
     aggregating: bool,
     draining: bool,
+    /// The window has no room for the next message.
+    full: bool,
 }
 
 impl Intake {
@@ -84,6 +86,7 @@ impl Intake {
             settings,
             aggregating: driver.aggregating,
             draining: false,
+            full: false,
         })
     }
 
@@ -103,6 +106,7 @@ impl Intake {
     }
 
     fn decode_messages(&mut self, buffer: &mut ReadBuffer) -> Result<Stop, MqttError> {
+        self.full = false;
         let v5 = self.settings.version == Version::V5;
         let (max_packet, max_batch) = (self.settings.max_packet_size, self.settings.max_batch);
         let bytes = buffer.unread();
@@ -142,6 +146,9 @@ impl Intake {
             };
             let flags = Flags::from_first_byte(head.first);
             let qos = flags.qos();
+            if qos == QoS::ExactlyOnce && !self.has_slot() {
+                break Ok(Stop::Full);
+            }
             if qos == QoS::ExactlyOnce && self.session.suppress(message.packet_id) {
                 SourceMetrics::add(&self.metrics.duplicates_suppressed, 1);
                 at += head.total;
@@ -153,6 +160,7 @@ impl Intake {
                 lanes => shard(message.topic, lanes.len()),
             };
             if !self.has_room(size) {
+                self.full = true;
                 break Ok(Stop::Full);
             }
             let Some(lane) = self.lanes.get_mut(lane).filter(|lane| !lane.is_full(max_batch)) else {
@@ -172,7 +180,13 @@ impl Intake {
         let session = &self.session;
         session.messages() < self.settings.max_inflight
             && (session.bytes() + size <= self.settings.max_inflight_bytes || session.messages() == 0)
-            && session.unacknowledged() < self.settings.max_inflight + MAX_DUPLICATES
+            && self.has_slot()
+    }
+
+    /// Whether one more acknowledgement may be owed: duplicates are bounded too.
+    #[inline(always)]
+    fn has_slot(&self) -> bool {
+        self.session.unacknowledged() < self.settings.max_inflight + MAX_DUPLICATES
     }
 
     /// Checks and counts what was decoded. Where a topic name is illegal, that message and those behind it do not enter.
@@ -283,10 +297,15 @@ impl Intake {
 
     /// Hands on what the workers take. Whether that was anything.
     pub fn hand_on(&mut self, cx: &mut Context<'_>) -> Result<bool, MqttError> {
-        let flush = self.aggregating && !self.draining && self.is_nearly_full();
+        let flush = self.aggregating && !self.draining && (self.full || self.is_nearly_full());
         let mut batches = 0;
         for lane in &mut self.lanes {
-            batches += lane.hand_on(cx, &mut self.spare, flush)?;
+            match lane.hand_on(cx, &mut self.spare, flush) {
+                Ok(handed_on) => batches += handed_on,
+                // A worker that stopped is why we drain: the others go on, and what it has stays unacknowledged.
+                Err(MqttError::WorkersGone) if self.draining => lane.close(),
+                Err(error) => return Err(error),
+            }
             if self.draining && lane.is_empty() {
                 lane.close();
             }
@@ -303,7 +322,8 @@ impl Intake {
             Version::V4 => self.settings.max_inflight,
             Version::V5 => self.settings.max_inflight.min(u16::MAX.into()),
         };
-        self.session.messages() >= window - window / 4
+        // Unacknowledged, not only unsettled: behind a held message the broker gets no acknowledgement.
+        self.session.unacknowledged() >= window - window / 4
             || self.session.bytes() >= self.settings.max_inflight_bytes - self.settings.max_inflight_bytes / 4
     }
 

@@ -351,3 +351,50 @@ fn settled_batches_are_kept_until_the_source_is_idle() {
     bench.read(&publish(false, "t", b"y", 1, 2), &mut taken).unwrap();
     assert_eq!(taken.len(), 2);
 }
+
+#[test]
+fn duplicates_are_bounded_too() {
+    let mut bench = bench(1, |settings| settings.max_inflight = 10);
+    let packet = publish(false, "t", b"", 2, 7);
+    let room = bench.buffer.space().len() / packet.len();
+    let read: Vec<u8> = packet.iter().copied().cycle().take(room * packet.len()).collect();
+    let mut reads = 0;
+    // The message itself is never settled, so each of its duplicates waits.
+    loop {
+        bench.buffer.space()[..read.len()].copy_from_slice(&read);
+        bench.buffer.filled(read.len());
+        let stop = bench.intake.decode(&mut bench.buffer).unwrap();
+        bench.intake.finish(1).unwrap();
+        if stop == Stop::Full {
+            break;
+        }
+        reads += 1;
+        assert!(reads < 100, "nothing stops the duplicates");
+    }
+    assert_eq!(bench.intake.session.unacknowledged(), 10 + MAX_DUPLICATES);
+    assert_eq!(bench.intake.session.messages(), 1);
+}
+
+#[test]
+fn a_window_that_waits_behind_a_held_message_asks_for_a_flush() {
+    let mut bench = bench(1, |settings| settings.max_inflight = 8);
+    bench.intake.aggregating = true;
+    let mut cx = Context::from_waker(Waker::noop());
+    for id in 1..=8 {
+        let packet = publish(false, "t", b"", 1, id);
+        bench.buffer.space()[..packet.len()].copy_from_slice(&packet);
+        bench.buffer.filled(packet.len());
+        bench.intake.decode(&mut bench.buffer).unwrap();
+        bench.intake.finish(1).unwrap();
+        bench.intake.progress(&mut cx).unwrap();
+        while let Ok(work) = bench.pipeline.work[0].try_recv() {
+            match work {
+                Work::Batch(batch) if id == 1 => drop(batch),
+                Work::Batch(batch) => bench.pipeline.settle(batch),
+                Work::Flush => return,
+            }
+            bench.intake.progress(&mut cx).unwrap();
+        }
+    }
+    panic!("all but the first are settled, none can be acknowledged, and nobody asks for a flush");
+}

@@ -210,10 +210,21 @@ impl<'a> Record<'a> {
     pub fn size_hint(&self) -> usize {
         match self.what {
             What::Message(message) => message.payload().len() + 2 * message.topic().len() + 256,
-            What::Output(index, _) => self.delivery.outcome.outputs.values.get(index).len() + 64,
-            What::DeadLetter { message, output, .. } => {
+            What::Output(index, message) => {
+                let outputs = &self.delivery.outcome.outputs;
+                let key = match outputs.keys.get(index) {
+                    [] => message.map_or(0, |message| message.topic().len()),
+                    own => own.len(),
+                };
+                outputs.values.get(index).len() + key + 64
+            }
+            What::DeadLetter { message, output, reason, .. } => {
                 let output = output.map_or(0, |index| self.delivery.outcome.outputs.values.get(index).len());
-                message.map_or(output, |message| message.payload().len()) * 4 / 3 + 512
+                let of_message = |message: Message<'_>| {
+                    let properties = message.properties().map_or(0, <[u8]>::len);
+                    message.payload().len() + 2 * (message.topic().len() + properties)
+                };
+                message.map_or(output, of_message) * 4 / 3 + reason.len() + 512
             }
         }
     }

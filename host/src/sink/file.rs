@@ -137,6 +137,7 @@ impl Sink for FileSink {
         if self.is_closed() {
             return Err(SinkError::Closed);
         }
+        // Messages whose records no sink can take.
         let mut refused = BTreeSet::new();
         let Some(records) = output.format(&delivery, &mut refused) else {
             // Stopped by `on_fault`: the source ends, and the delivery stays unacknowledged.
@@ -150,7 +151,10 @@ impl Sink for FileSink {
         let tally = &mut delivery.batch.tally;
         let moved = (refused.len() as u64).min(tally.committed);
         tally.committed -= moved;
-        tally.dead_lettered += moved;
+        match delivery.shape.on_fault {
+            BadMessage::Drop => tally.dropped += moved,
+            _ => tally.dead_lettered += moved,
+        }
         delivery.settle();
         Ok(())
     }

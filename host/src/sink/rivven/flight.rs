@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::config::BadMessage;
 use crate::delivery::{Delivery, Origin};
 use crate::metrics::SourceMetrics;
 use crate::record::Record;
@@ -112,7 +113,10 @@ impl Item {
         let tally = &mut delivery.batch.tally;
         let moved = refused.min(tally.committed);
         tally.committed -= moved;
-        tally.dead_lettered += moved;
+        match delivery.shape.on_fault {
+            BadMessage::Drop => tally.dropped += moved,
+            _ => tally.dead_lettered += moved,
+        }
         delivery.settle();
     }
 }

@@ -189,7 +189,11 @@ impl Sink for RivvenSink {
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         // Ended wherever they wait: what is not committed by then is not settled.
-        Box::pin(async move { tasks.shutdown().await })
+        Box::pin(async move {
+            tasks.shutdown().await;
+            // Whoever waits for the room that these records take gets it, and then the error.
+            self.shared.schedule.clear();
+        })
     }
 }
 

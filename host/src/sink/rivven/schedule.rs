@@ -117,6 +117,13 @@ impl Schedule {
         self.wake.notify_last();
     }
 
+    /// Forgets everything: the sink is closed. What is dropped here is never settled.
+    pub(super) fn clear(&self) {
+        let records = std::mem::take(&mut *self.state());
+        // Not under the lock.
+        drop(records);
+    }
+
     /// Waits until there is something to take.
     pub(super) async fn wait(&self) {
         self.wake.notified().await;

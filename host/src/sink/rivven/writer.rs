@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rivven_protocol::{BatchRecord, MAX_MESSAGE_SIZE, Request, Response};
+use rivven_protocol::{BatchRecord, MAX_MESSAGE_SIZE, ProtocolError, Request, Response};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
@@ -168,7 +168,14 @@ impl Writer {
         };
         // Taken out, so that it is gone when this fails or is cancelled half-way.
         let mut connection = self.connect(batch.leader.as_ref()).await.map_err(Trouble::Unconnected)?;
-        let response = connection.request(&request).await.map_err(Trouble::Unknown)?;
+        let response = match connection.request(&request).await {
+            // Found before anything was sent: as if the server had said so, and the batch is split.
+            Err(WireError::Protocol(error @ ProtocolError::MessageTooLarge(..))) => {
+                self.connection = Some(connection);
+                return Ok(Answer::Never(error.to_string()));
+            }
+            answer => answer.map_err(Trouble::Unknown)?,
+        };
         self.connection = Some(connection);
         Ok(classify(response, records.len(), self.shared.times.rate_limited))
     }

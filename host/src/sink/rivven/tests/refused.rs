@@ -1,6 +1,7 @@
 //! Records that Rivven can never take.
 
 use super::*;
+use crate::delivery::{DeadLetter, Stage};
 
 /// The server never takes the value `bad`, alone or among others.
 fn picky(request: &Request) -> Reply {
@@ -55,7 +56,7 @@ async fn on_fault_drops_or_stops_where_it_says_so() {
     let (drop_it, _) = shape(record("events", Format::Raw), BadMessage::Drop);
     let (delivery, settled) = delivery_of(drop_it, &[("a", b"bad"), ("b", b"2")]);
     deliver(&sink, delivery).await.unwrap();
-    assert_eq!(tally(settled).await, Tally { committed: 1, dropped: 0, dead_lettered: 1 });
+    assert_eq!(tally(settled).await, Tally { committed: 1, dropped: 1, dead_lettered: 0 });
     let (stop, mut stopped) = shape(record("events", Format::Raw), BadMessage::Stop);
     let (delivery, mut settled) = delivery_of(stop, &[("a", b"bad"), ("b", b"3")]);
     deliver(&sink, delivery).await.unwrap();
@@ -76,4 +77,62 @@ async fn an_illegal_topic_of_a_plugin_is_dead_lettered() {
     deliver(&sink, delivery).await.unwrap();
     assert_eq!(tally(settled).await, Tally { committed: 0, dropped: 0, dead_lettered: 1 });
     assert!(server.values("events.dlq")[0].contains("the plugin named the topic `not/legal`"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_do_not_fit_into_one_request_go_in_several() {
+    let server = Server::start(|_| Reply::Usual).await;
+    let sink = start(&server, 1);
+    let count = 12;
+    // Keys are what makes the request large, and nothing of it is in the values.
+    let key = "k".repeat(1 << 20);
+    let (mut delivery, settled) = delivery(&[("a", b"1")]);
+    delivery.outcome.verdicts = vec![Verdict::Emit];
+    delivery.outcome.outputs.of = vec![0; count];
+    delivery.outcome.outputs.keys = column(&vec![key.as_str(); count]);
+    delivery.outcome.outputs.values = column(&vec!["v"; count]);
+    delivery.batch.tally = committed(1);
+    deliver(&sink, delivery).await.unwrap();
+    assert_eq!(tally(settled).await, committed(1));
+    assert_eq!(server.values("events"), vec!["v"; count]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_of_long_topics_fit_into_requests() {
+    let server = Server::start(|_| Reply::Usual).await;
+    let sink = start(&server, 1);
+    let topic = "t".repeat(60_000);
+    let messages = vec![(topic.as_str(), &b"x"[..]); 120];
+    let (mut delivery, settled) = delivery(&messages);
+    delivery.outcome.verdicts = vec![Verdict::Reject; messages.len()];
+    let letter = |message| DeadLetter { message, stage: Stage::Plugin, reason: "no".into() };
+    delivery.dead_letters = (0..messages.len() as u32).map(letter).collect();
+    delivery.batch.tally = Tally { dead_lettered: messages.len() as u64, ..Tally::default() };
+    deliver(&sink, delivery).await.unwrap();
+    assert_eq!(tally(settled).await.dead_lettered, messages.len() as u64);
+    assert_eq!(server.log().len(), messages.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_sink_gives_back_the_room_of_what_it_had() {
+    let server = Server::start(|request| match request {
+        Request::PublishBatch { .. } => Reply::Silence,
+        _ => Reply::Usual,
+    })
+    .await;
+    let sink = start(&server, 1);
+    let room = Arc::new(tokio::sync::Semaphore::new(2));
+    let mut ends = Vec::new();
+    // One is with the writer, the other waits for it.
+    for _ in 0..2 {
+        let (mut delivery, settled) = delivery(&[("a", b"1")]);
+        delivery.permit = Some(room.clone().acquire_owned().await.unwrap());
+        deliver(&sink, delivery).await.unwrap();
+        ends.push(settled);
+    }
+    sink.close().await;
+    drop(soon(room.acquire_many(2)).await.unwrap());
+    for mut settled in ends {
+        assert!(soon(settled.recv()).await.is_none(), "what is not committed is not settled");
+    }
 }
