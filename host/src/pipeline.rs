@@ -132,10 +132,10 @@ impl Host {
                 .stack_size(stack)
                 .spawn(move || {
                     let _runtime = runtime.enter();
-                    let mut work = work;
-                    if let Err(Stop(reason)) = work_off(processor, &mut work, flush_interval) {
-                        // While the channel is open, so that the driver hears the reason first and drains. Nobody listens any
-                        // more when the host has ended.
+                    let (mut processor, mut work) = (processor, work);
+                    if let Err(Stop(reason)) = work_off(&mut processor, &mut work, flush_interval) {
+                        // While both channels are open, so that the driver hears the reason first and drains. Nobody listens
+                        // any more when the host has ended.
                         let _ = stop.send(reason);
                     }
                 })
@@ -240,7 +240,7 @@ async fn run_source(
 /// What a worker's thread does, until its channel is closed: batches in, deliveries out, and a flush whenever something has
 /// been held for as long as the interval.
 fn work_off(
-    mut processor: Processor,
+    processor: &mut Processor,
     work: &mut mpsc::Receiver<Work>,
     flush_interval: Duration,
 ) -> Result<(), Stop> {
