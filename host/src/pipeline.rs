@@ -1,7 +1,7 @@
 //! The only place that wires the stages and spawns them:
 //!
 //! ```text
-//! driver task --Work--> worker threads --Delivery--> sink --Batch (settled)--> driver task
+//! driver thread --Work--> worker threads --Delivery--> sink --Batch (settled)--> driver thread
 //! ```
 //!
 //! Shutdown runs the same way: the driver stops reading and closes the workers' channels, the workers process what is
@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, info};
@@ -154,7 +154,11 @@ impl Host {
         };
         let outlet = Outlet { workers: channels, back: settled };
         let handle = SourceHandle { name: name.into(), metrics, status, plugin_metrics };
-        self.running.spawn(run_source(handle.clone(), driver, outlet, self.shutdown.subscribe(), stopped));
+        let ended = spawn_source(handle.clone(), driver, outlet, self.shutdown.subscribe(), stopped)?;
+        let died = handle.name.clone();
+        self.running.spawn(async move {
+            ended.await.unwrap_or_else(|_| Err(HostError::Died { name: died.to_string() }))
+        });
         self.sources.push(handle);
         Ok(())
     }
@@ -198,7 +202,30 @@ impl Host {
     }
 }
 
-/// One source, until shutdown or until it cannot go on.
+/// Runs a source on a thread and a runtime of its own. On a shared runtime each arrival of data wakes whichever thread waits for
+/// the socket, though the driver is at work on another already: that cost more than all of the decoding.
+fn spawn_source(
+    source: SourceHandle,
+    driver: Driver,
+    outlet: Outlet,
+    shutdown: watch::Receiver<bool>,
+    stopped: mpsc::UnboundedReceiver<String>,
+) -> Result<oneshot::Receiver<Result<(), HostError>>, HostError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(HostError::Thread)?;
+    let (end, ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name(format!("{}-mqtt", source.name))
+        .spawn(move || {
+            let result = runtime.block_on(run_source(source, driver, outlet, shutdown, stopped));
+            // The host may be gone.
+            let _ = end.send(result);
+        })
+        .map_err(HostError::Thread)?;
+    Ok(ended)
+}
+
+/// One source, until shutdown (or the end of the host) or until it cannot go on.
 async fn run_source(
     source: SourceHandle,
     driver: Driver,
@@ -219,7 +246,7 @@ async fn run_source(
                 reason.get_or_insert(why);
                 stop.send_replace(true);
             }
-            Ok(_) = shutdown.wait_for(|shutdown| *shutdown), if !*stop.borrow() => {
+            _ = shutdown.wait_for(|shutdown| *shutdown), if !*stop.borrow() => {
                 stop.send_replace(true);
             }
             result = &mut driver => break result,

@@ -42,8 +42,14 @@ pub enum HostError {
         /// Why.
         reason: String,
     },
+    /// A bug of this program: the thread of a source has panicked.
+    #[error("the thread of source {name} has died; what it had not acknowledged stays with the broker")]
+    Died {
+        /// The source.
+        name: String,
+    },
     /// The system starts no more threads.
-    #[error("cannot start a thread for a plugin")]
+    #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
     /// A bug of this program.
     #[error("a task of the host has panicked")]
