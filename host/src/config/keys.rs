@@ -238,7 +238,7 @@ pub const MQTT: Keys = &[
         "Greatest packet in bytes; a greater one becomes a dead letter with its topic and size.",
     )
     .or("262144"),
-    Key::new("max_batch", Integer(1, 65_536), "Greatest batch, in messages.").or("1024"),
+    Key::new("max_batch", Integer(1, 65_536), "Greatest batch, in messages.").or("2048"),
     Key::new("parse_json_payload", Flag, "In format json, a payload that is JSON is embedded as it is.")
         .or("true"),
     Key::new("include_metadata", Flag, "In format json, a record has metadata.").or("true"),

@@ -193,7 +193,7 @@ pub struct Mqtt {
     pub max_inflight_bytes: usize,
     /// Greatest packet that is taken, in bytes (default 256 KiB); a greater one is dead-lettered with its topic and size.
     pub max_packet_size: usize,
-    /// Greatest batch, in messages (default 1,024).
+    /// Greatest batch, in messages (default 2,048).
     pub max_batch: usize,
 }
 

@@ -106,7 +106,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(mqtt.url, BrokerUrl { host: "h".into(), port: 1883, websocket: None });
     assert_eq!((mqtt.session_expiry_secs, mqtt.keep_alive), (u32::MAX, Duration::from_secs(60)));
     assert_eq!((mqtt.connect_timeout, mqtt.max_inflight), (Duration::from_secs(30), 1_000));
-    assert_eq!((mqtt.max_inflight_bytes, mqtt.max_packet_size, mqtt.max_batch), (64 << 20, 256 << 10, 1_024));
+    assert_eq!((mqtt.max_inflight_bytes, mqtt.max_packet_size, mqtt.max_batch), (64 << 20, 256 << 10, 2_048));
     assert!(mqtt.auth.is_none() && mqtt.tls.is_none() && mqtt.last_will.is_none() && source.plugin.is_none());
     assert_eq!((source.on_reject, source.on_fault), (BadMessage::DeadLetter, BadMessage::DeadLetter));
     let record = Record {
