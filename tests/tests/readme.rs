@@ -148,9 +148,11 @@ fn every_command_is_executed_here_or_by_ci() {
 #[test]
 fn make_run_is_the_program_that_it_is_said_to_be() {
     let output = std::process::Command::new("make")
-        .args(["-n", "run", "CONFIG=config.yaml"])
+        .args(["--no-print-directory", "-n", "run", "CONFIG=config.yaml"])
         .current_dir(root())
+        // Perhaps a make runs us.
         .env_remove("MAKEFLAGS")
+        .env_remove("MAKELEVEL")
         .output()
         .unwrap();
     let plan = String::from_utf8(output.stdout).unwrap();
