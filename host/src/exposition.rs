@@ -59,16 +59,16 @@ const FAMILIES: &[Family] = &[
         |s| f64::from(u8::from(s.ready)),
     ),
     ("source_connections_total", "counter", "Connections that the MQTT broker accepted", |s| {
-        s.counts.connections as f64
+        s.counts.mqtt.connections as f64
     }),
-    ("source_disconnections_total", "counter", "Connections to the MQTT broker that ended", |s| {
-        s.counts.disconnections as f64
+    ("source_disconnections_total", "counter", "Accepted connections to the MQTT broker that ended", |s| {
+        s.counts.mqtt.disconnections as f64
     }),
     (
         "source_errors_total",
         "counter",
         "Connection attempts and connections that failed, malformed packets",
-        |s| s.counts.errors as f64,
+        |s| s.counts.mqtt.errors as f64,
     ),
     (
         "source_duplicates_suppressed_total",
@@ -82,7 +82,30 @@ const FAMILIES: &[Family] = &[
     ("source_oversized_total", "counter", "Packets greater than max_packet_size", |s| {
         s.counts.oversized as f64
     }),
-    ("source_batches_total", "counter", "Batches handed to plugin workers", |s| s.counts.batches as f64),
+    (
+        "source_receive_latency_seconds_total",
+        "counter",
+        "Seconds from the last byte of a packet to the hand-over of its message, summed over messages",
+        |s| s.counts.mqtt.receive_latency_us as f64 / 1e6,
+    ),
+    (
+        "source_receive_latency_avg_ms",
+        "gauge",
+        "The same in milliseconds, as an average over all messages",
+        |s| s.counts.mqtt.avg_receive_latency_ms(),
+    ),
+    ("source_batches_total", "counter", "Batches handed to plugin workers", |s| {
+        s.counts.mqtt.batch_count as f64
+    }),
+    ("source_batch_messages_total", "counter", "Messages of these batches", |s| {
+        s.counts.mqtt.batch_size_sum as f64
+    }),
+    ("source_batch_size_min", "gauge", "Messages of the smallest batch; 0 if there was none", |s| {
+        s.counts.mqtt.batch_size_min as f64
+    }),
+    ("source_batch_size_max", "gauge", "Messages of the greatest batch", |s| {
+        s.counts.mqtt.batch_size_max as f64
+    }),
     (
         "source_plugin_faults_total",
         "counter",
@@ -183,47 +206,30 @@ impl Display for Float {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 pub(crate) mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
+
+    use openmetrics_parser::PrometheusType;
+    use openmetrics_parser::prometheus::parse_prometheus;
 
     use super::*;
     use crate::message::Tally;
-    use crate::metrics::Ledger;
+    use crate::metrics::{Ledger, MqttSourceMetricsSnapshot};
     use crate::plugin::Histogram;
 
-    /// A strict reader of the text format: each family has one HELP and one TYPE before its samples, which stand together; a
-    /// counter ends in `_total`; no series appears twice; buckets never fall and end with the count.
+    /// Has the page read by a parser of the format, and returns its series by name and labels.
     pub(crate) fn parse(page: &str) -> BTreeMap<String, f64> {
-        let mut series = BTreeMap::new();
-        let mut families: BTreeSet<&str> = BTreeSet::new();
-        let (mut family, mut kind, mut help) = ("", "", "");
-        assert!(page.ends_with('\n'));
-        for line in page.lines() {
-            if let Some(rest) = line.strip_prefix("# HELP ") {
-                let (name, text) = rest.split_once(' ').unwrap();
-                assert!(families.insert(name) && !text.is_empty(), "{line}");
-                help = name;
-            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
-                (family, kind) = rest.split_once(' ').unwrap();
-                assert_eq!(family, help, "{line}");
-                assert!(matches!(kind, "counter" | "gauge" | "histogram"), "{line}");
-                assert_eq!(kind == "counter", family.ends_with("_total"), "{line}");
-            } else {
-                let (name, value) = line.rsplit_once(' ').unwrap();
-                let metric = name.split('{').next().unwrap();
-                let suffix =
-                    metric.strip_prefix(family).unwrap_or_else(|| panic!("{line} is not of {family}"));
-                assert!(if kind == "histogram" {
-                    matches!(suffix, "_bucket" | "_sum" | "_count")
-                } else {
-                    suffix.is_empty()
-                });
-                assert!(metric.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "{line}");
-                assert!(name.ends_with('}') && name.matches('{').count() == 1, "{line}");
-                let value: f64 = value.parse().unwrap_or_else(|_| panic!("{line}"));
-                assert!(series.insert(name.to_owned(), value).is_none(), "{line} twice");
-            }
+        let parsed = parse_prometheus(page).unwrap_or_else(|error| panic!("{error}\n{page}"));
+        for (name, family) in &parsed.families {
+            assert!(!family.help.is_empty(), "{name} has no HELP");
+            assert_eq!(family.family_type == PrometheusType::Counter, name.ends_with("_total"), "{name}");
         }
-        series
+        let samples = page.lines().filter(|line| !line.starts_with('#'));
+        samples
+            .map(|line| {
+                let (series, value) = line.rsplit_once(' ').unwrap();
+                (series.to_owned(), value.parse().unwrap())
+            })
+            .collect()
     }
 
     #[test]
@@ -231,6 +237,16 @@ pub(crate) mod tests {
         let settled = Tally { committed: 5, dropped: 3, dead_lettered: 1 };
         let counts = Snapshot {
             ledger: Ledger { received: 10, received_bytes: 1 << 40, settled },
+            mqtt: MqttSourceMetricsSnapshot {
+                messages_received: 10,
+                connections: 3,
+                receive_latency_us: 2_500_000,
+                batch_size_min: 1,
+                batch_size_max: 6,
+                batch_size_sum: 10,
+                batch_count: 4,
+                ..MqttSourceMetricsSnapshot::default()
+            },
             plugin_seconds: 0.25,
             sink_retries: 7,
             ..Snapshot::default()
@@ -255,6 +271,13 @@ pub(crate) mod tests {
             ("source_messages_dead_lettered_total{source=\"a\"}", 1.0),
             ("source_messages_in_flight{source=\"a\"}", 1.0),
             ("source_ready{source=\"a\"}", 1.0),
+            ("source_connections_total{source=\"a\"}", 3.0),
+            ("source_receive_latency_seconds_total{source=\"a\"}", 2.5),
+            ("source_receive_latency_avg_ms{source=\"a\"}", 250.0),
+            ("source_batches_total{source=\"a\"}", 4.0),
+            ("source_batch_messages_total{source=\"a\"}", 10.0),
+            ("source_batch_size_min{source=\"a\"}", 1.0),
+            ("source_batch_size_max{source=\"a\"}", 6.0),
             ("source_plugin_seconds_total{source=\"a\"}", 0.25),
             ("source_sink_retries_total{source=\"a\"}", 7.0),
             ("plugin_counter_total{source=\"a\",name=\"seen\"}", u64::MAX as f64),

@@ -128,7 +128,7 @@ fn source_status(source: &Watched) -> serde_json::Value {
         "in_flight": counts.ledger.in_flight(),
         "records_written": counts.records_written,
         "plugin_faults": counts.plugin_faults,
-        "connections": counts.connections,
+        "connections": counts.mqtt.connections,
     })
 }
 

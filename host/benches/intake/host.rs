@@ -1,7 +1,6 @@
 //! The host in this process, through its public API: the configuration file and the pipeline of `rivven-mqtt run`.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -65,7 +64,7 @@ settings: {{state_dir: {}}}
 
     /// Messages committed and batches processed so far.
     pub fn committed(&self) -> (u64, u64) {
-        (self.metrics.ledger().settled.committed, self.metrics.batches.load(Relaxed))
+        (self.metrics.ledger().settled.committed, self.metrics.mqtt.snapshot().batch_count)
     }
 
     /// Waits until all `sent` messages are committed, then ends the host.

@@ -4,7 +4,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -16,10 +16,9 @@ use super::publish::ReadBuffer;
 use super::store::Change;
 use super::subscribe::{self, Phase};
 use super::transport::Stream;
-use super::{Driver, Shutdown};
+use super::{Driver, Shutdown, epoch_nanos};
 use crate::config::Version;
 use crate::error::MqttError;
-use crate::metrics::SourceMetrics;
 use crate::status::Part;
 
 /// With so many bytes that the broker does not take, nothing more is read that would have to be answered.
@@ -52,6 +51,9 @@ pub(super) struct Connection<'a> {
     /// The buffer has what the window has no room for.
     paused: bool,
     timer: Pin<Box<Sleep>>,
+    /// When the last read was, in nanoseconds since the Unix epoch. Nothing is read while there are whole packets in the buffer,
+    /// so that this is when the last byte of each packet came that is decoded.
+    read_at: u64,
     /// Reads so far, and how many there were at the last idle tick; `None`: nothing is kept that a tick would give back.
     reads: u64,
     ticked: Option<u64>,
@@ -89,6 +91,7 @@ impl<'a> Connection<'a> {
             unflushed: false,
             paused: false,
             timer: Box::pin(sleep_until(deadline)),
+            read_at: 0,
             reads: 0,
             ticked: None,
         })
@@ -106,6 +109,14 @@ impl<'a> Connection<'a> {
         shutdown: &mut Shutdown,
         grace: &mut Option<Instant>,
     ) -> Result<(), MqttError> {
+        let result = self.turns(shutdown, grace).await;
+        if self.phase != Phase::Connecting {
+            self.intake.count(|metrics| &metrics.disconnections);
+        }
+        result
+    }
+
+    async fn turns(&mut self, shutdown: &mut Shutdown, grace: &mut Option<Instant>) -> Result<(), MqttError> {
         loop {
             let turn = std::future::poll_fn(|cx| {
                 if self.grace.is_none() && shutdown.poll(cx).is_ready() {
@@ -221,6 +232,7 @@ impl<'a> Connection<'a> {
         }
         self.buffer.filled(n);
         self.reads += 1;
+        self.read_at = epoch_nanos();
         // Whatever comes shows that the broker is there.
         self.pinged = None;
         self.decode(cx)?;
@@ -229,17 +241,15 @@ impl<'a> Connection<'a> {
 
     /// Decodes what is in the buffer, as far as the window has room.
     fn decode(&mut self, cx: &mut Context<'_>) -> Result<(), MqttError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         loop {
             let stop = self.decode_all();
             // Also after an error: what came before it is good, unless its topics are not.
-            self.intake.finish(now)?;
+            self.intake.finish(self.read_at)?;
             self.paused = match stop? {
                 Stop::Read | Stop::Other(_) => false,
                 Stop::Full => true,
                 Stop::Oversized(skipped) => {
-                    self.intake.oversized(skipped, now);
+                    self.intake.oversized(skipped, self.read_at);
                     continue;
                 }
             };
@@ -300,7 +310,7 @@ impl<'a> Connection<'a> {
         }
         let settings = &self.driver.settings;
         let (phase, out) = subscribe::accepted(connack, settings, self.intake.subscribed.as_ref())?;
-        self.intake.count(|metrics: &SourceMetrics| &metrics.connections);
+        self.intake.count(|metrics| &metrics.connections);
         self.intake.session.connected(connack.session_present);
         if !connack.session_present {
             self.intake.subscribed = None;

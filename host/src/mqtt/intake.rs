@@ -19,7 +19,7 @@ use super::{Driver, Outlet};
 use crate::config::{Mqtt, Version};
 use crate::error::MqttError;
 use crate::message::{Batch, Flags, QoS};
-use crate::metrics::SourceMetrics;
+use crate::metrics::{MqttSourceMetrics, SourceMetrics};
 
 /// A packet that is no PUBLISH and has more is not taken.
 const MAX_OTHER: usize = 64 << 10;
@@ -298,10 +298,10 @@ impl Intake {
     /// Hands on what the workers take. Whether that was anything.
     pub fn hand_on(&mut self, cx: &mut Context<'_>) -> Result<bool, MqttError> {
         let flush = self.aggregating && !self.draining && (self.full || self.is_nearly_full());
-        let mut batches = 0;
+        let mut any = false;
         for lane in &mut self.lanes {
-            match lane.hand_on(cx, &mut self.spare, flush) {
-                Ok(handed_on) => batches += handed_on,
+            match lane.hand_on(cx, &mut self.spare, flush, &self.metrics.mqtt) {
+                Ok(handed_on) => any |= handed_on,
                 // A worker that stopped is why we drain: the others go on, and what it has stays unacknowledged.
                 Err(MqttError::WorkersGone) if self.draining => lane.close(),
                 Err(error) => return Err(error),
@@ -310,10 +310,7 @@ impl Intake {
                 lane.close();
             }
         }
-        if batches > 0 {
-            SourceMetrics::add(&self.metrics.batches, batches);
-        }
-        Ok(batches > 0)
+        Ok(any)
     }
 
     /// Three quarters of the window, in messages or in bytes, are in use.
@@ -357,8 +354,8 @@ impl Intake {
     }
 
     /// Adds 1 to one of the source's counts.
-    pub fn count(&self, which: fn(&SourceMetrics) -> &AtomicU64) {
-        SourceMetrics::add(which(&self.metrics), 1);
+    pub fn count(&self, which: fn(&MqttSourceMetrics) -> &AtomicU64) {
+        SourceMetrics::add(which(&self.metrics.mqtt), 1);
     }
 }
 

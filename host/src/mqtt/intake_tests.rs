@@ -8,6 +8,8 @@ use rumqttc::v5::mqttbytes::{self as mqttbytes5, v5};
 use super::super::testing::{Pipeline, driver, pipeline, publish, settings};
 use super::*;
 use crate::message::Work;
+use crate::metrics::MqttSourceMetricsSnapshot;
+use crate::mqtt::epoch_nanos;
 use crate::properties::parse_properties;
 
 struct Bench {
@@ -289,6 +291,36 @@ fn the_window_is_exact_in_messages_and_in_bytes() {
         bench.intake.finish(1).unwrap();
         assert_eq!(bench.intake.session.messages(), expected);
     }
+}
+
+#[test]
+fn latency_is_counted_when_a_batch_is_handed_over() {
+    const SECOND: u64 = 1_000_000_000;
+    let mut bench = bench(1, |settings| settings.max_batch = 2);
+    let mut cx = Context::from_waker(Waker::noop());
+    let counts = bench.metrics.clone();
+    let stream: Vec<u8> = (1..=3).flat_map(|id| publish(false, "t", b"x", 1, id)).collect();
+    bench.buffer.space()[..stream.len()].copy_from_slice(&stream);
+    bench.buffer.filled(stream.len());
+    assert_eq!(bench.intake.decode(&mut bench.buffer).unwrap(), Stop::Full);
+    bench.intake.finish(epoch_nanos() - 3 * SECOND).unwrap();
+    assert_eq!(counts.mqtt.snapshot().receive_latency_us, 0);
+    bench.intake.progress(&mut cx).unwrap();
+    let of_two = counts.mqtt.snapshot();
+    assert!((6_000_000..26_000_000).contains(&of_two.receive_latency_us), "{of_two:?}");
+    assert_eq!(bench.intake.decode(&mut bench.buffer).unwrap(), Stop::Read);
+    bench.intake.finish(epoch_nanos() - SECOND).unwrap();
+    // The worker has not taken the first batch.
+    bench.intake.progress(&mut cx).unwrap();
+    assert_eq!(
+        counts.mqtt.snapshot(),
+        MqttSourceMetricsSnapshot { messages_received: 3, bytes_received: 6, ..of_two }
+    );
+    bench.take(&mut Vec::new());
+    let all = counts.mqtt.snapshot();
+    let last = all.receive_latency_us - of_two.receive_latency_us;
+    assert!((1_000_000..21_000_000).contains(&last), "{all:?}");
+    assert_eq!((all.batch_size_min, all.batch_size_max, all.batch_size_sum, all.batch_count), (1, 2, 3, 2));
 }
 
 #[test]

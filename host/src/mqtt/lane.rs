@@ -8,9 +8,11 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::{SendError, TrySendError};
 
+use super::epoch_nanos;
 use super::publish::{Publish, legal_topic, legal_topics};
 use crate::error::MqttError;
 use crate::message::{Batch, Column, Flags, Work};
+use crate::metrics::MqttSourceMetrics;
 
 /// A batch that has this many bytes takes no more messages: the ends of a column are 32 bits wide, and one batch should not be
 /// the whole window.
@@ -167,16 +169,17 @@ impl Lane {
         batch
     }
 
-    /// Hands on what the worker takes now: batches, then, if `flush`, a flush. How many batches that were.
+    /// Hands on what the worker takes now: batches, then, if `flush`, a flush. Whether there was a batch.
     pub fn hand_on(
         &mut self,
         cx: &mut Context<'_>,
         spare: &mut Spare,
         flush: bool,
-    ) -> Result<u64, MqttError> {
-        let mut batches = 0;
+        metrics: &MqttSourceMetrics,
+    ) -> Result<bool, MqttError> {
+        let mut any = false;
         while !self.is_empty() || flush && !self.flushed {
-            let Some(sender) = &self.sender else { return Ok(batches) };
+            let Some(sender) = &self.sender else { return Ok(any) };
             let permit = match &mut self.reserved {
                 None => match sender.clone().try_reserve_owned() {
                     Ok(permit) => permit,
@@ -187,7 +190,7 @@ impl Lane {
                     Err(TrySendError::Closed(_)) => return Err(MqttError::WorkersGone),
                 },
                 Some(reserved) => match reserved.as_mut().poll(cx) {
-                    Poll::Pending => return Ok(batches),
+                    Poll::Pending => return Ok(any),
                     Poll::Ready(permit) => {
                         self.reserved = None;
                         permit.map_err(|_| MqttError::WorkersGone)?
@@ -202,10 +205,13 @@ impl Lane {
                     Work::Flush
                 }
             };
-            batches += u64::from(matches!(work, Work::Batch(_)));
+            if let Work::Batch(batch) = &work {
+                any = true;
+                metrics.handed_over(&batch.received_at, epoch_nanos());
+            }
             permit.send(work);
         }
-        Ok(batches)
+        Ok(any)
     }
 
     /// The worker has all it will get: lets it end.

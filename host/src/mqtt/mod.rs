@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -112,7 +112,6 @@ impl Driver {
             }
             intake.count(|metrics| &metrics.errors);
             if let Some(up) = up {
-                intake.count(|metrics| &metrics.disconnections);
                 backoff.connected();
                 let short = up.elapsed() < LASTING;
                 if !short {
@@ -196,6 +195,12 @@ impl Driver {
         info!(source = self.name, "source drained");
         Ok(())
     }
+}
+
+/// Now, in nanoseconds since the Unix epoch.
+fn epoch_nanos() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Waits for `future` while the pipeline goes on. `None`: the shutdown came first.

@@ -7,6 +7,7 @@ use rumqttc::mqttbytes::v4;
 use rumqttc::v5::mqttbytes::v5;
 use tempfile::tempdir;
 
+use super::epoch_nanos;
 use super::testing::*;
 use crate::config::Version;
 use crate::error::{MqttError, chain};
@@ -52,7 +53,7 @@ async fn connects_subscribes_acknowledges_in_receive_order_and_says_goodbye() {
     let ledger = running.metrics.ledger();
     assert_eq!((ledger.received, ledger.received_bytes, ledger.in_flight()), (6, 6 * 4, 0));
     assert!(ledger.settled.committed > 0 && ledger.settled.dropped > 0);
-    assert_eq!(running.metrics.connections.load(Relaxed), 1);
+    assert_eq!(running.metrics.mqtt.connections.load(Relaxed), 1);
     let stopped = tokio::spawn(stop(running));
     assert_eq!(peer.raw().await.unwrap(), [0xe0, 0]);
     assert_eq!(peer.raw().await, None);
@@ -106,13 +107,15 @@ async fn a_new_connection_subscribes_again_and_gets_no_acknowledgement_of_the_ol
     running.pipeline.settle(new);
     peer.expect(&[puback(1), puback(2)]).await;
     assert_eq!(running.metrics.ledger().in_flight(), 0);
-    assert_eq!(running.metrics.connections.load(Relaxed), 2);
-    assert_eq!(running.metrics.disconnections.load(Relaxed), 1);
+    assert_eq!(running.metrics.mqtt.connections.load(Relaxed), 2);
+    assert_eq!(running.metrics.mqtt.disconnections.load(Relaxed), 1);
     peer.send(&[0xd0, 0]).await;
+    let metrics = running.metrics.clone();
     let stopped = tokio::spawn(stop(running));
     assert_eq!(peer.raw().await.unwrap(), [0xe0, 0]);
     drop(peer);
     soon(stopped).await.unwrap().unwrap();
+    assert_eq!(metrics.mqtt.disconnections.load(Relaxed), 2);
 }
 
 #[tokio::test]
@@ -233,7 +236,25 @@ async fn a_full_window_stops_reading_but_not_pinging() {
             },
         }
     }
-    assert_eq!(running.metrics.connections.load(Relaxed), 1);
+    assert_eq!(running.metrics.mqtt.connections.load(Relaxed), 1);
+}
+
+#[tokio::test]
+async fn what_waits_for_room_has_come_when_it_was_read() {
+    let (broker, port) = Broker::new().await;
+    let mut running = start_with(port, |settings| settings.max_inflight = 1);
+    let mut peer = broker.welcome_and_grant(1).await;
+    peer.send(&[publish(false, "a/b", b"first", 1, 1), publish(false, "a/b", b"second", 1, 2)].concat())
+        .await;
+    let first = running.pipeline.batch().await;
+    let came = first.message(0).received_at();
+    let waited = epoch_nanos() - came;
+    running.pipeline.settle(first);
+    let second = running.pipeline.batch().await;
+    assert_eq!(second.message(0).received_at(), came);
+    let counts = running.metrics.mqtt.snapshot();
+    assert!(counts.receive_latency_us >= waited / 1_000, "{counts:?}");
+    assert_eq!((counts.batch_count, counts.batch_size_min, counts.batch_size_max), (2, 1, 1));
 }
 
 #[tokio::test]
@@ -275,7 +296,7 @@ async fn an_oversized_packet_is_skipped_and_dead_lettered_and_the_connection_sta
     );
     peer.expect(&[puback(1), puback(2), puback(3), puback(4)]).await;
     assert_eq!(running.metrics.oversized.load(Relaxed), 2);
-    assert_eq!(running.metrics.connections.load(Relaxed), 1);
+    assert_eq!(running.metrics.mqtt.connections.load(Relaxed), 1);
 }
 
 #[tokio::test]

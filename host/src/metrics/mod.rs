@@ -1,10 +1,14 @@
 //! What the host counts. One writer for each count, one short lock for each batch, never one for each message.
 
+mod mqtt;
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use crate::message::Tally;
+
+pub use self::mqtt::{MqttSourceMetrics, MqttSourceMetricsSnapshot};
 
 /// The loss equation of a source: `received = committed + dropped + dead_lettered + in_flight`, in messages. A copy is one
 /// consistent snapshot.
@@ -43,13 +47,10 @@ impl fmt::Display for Ledger {
 #[allow(missing_docs)]
 pub struct Snapshot {
     pub ledger: Ledger,
-    pub connections: u64,
-    pub disconnections: u64,
-    pub errors: u64,
+    pub mqtt: MqttSourceMetricsSnapshot,
     pub duplicates_suppressed: u64,
     pub redeliveries: u64,
     pub oversized: u64,
-    pub batches: u64,
     pub plugin_faults: u64,
     /// Seconds spent in the plugin.
     pub plugin_seconds: f64,
@@ -60,21 +61,16 @@ pub struct Snapshot {
 /// The counts of one source.
 #[derive(Debug, Default)]
 pub struct SourceMetrics {
+    /// Never reset, or the equation would not balance.
     ledger: Mutex<Ledger>,
-    /// CONNACKs that accepted a connection.
-    pub connections: AtomicU64,
-    /// Connections that ended, for whatever reason.
-    pub disconnections: AtomicU64,
-    /// Connection attempts and connections that failed, packets that were malformed.
-    pub errors: AtomicU64,
+    /// Connections, latency and batches, and the counts of received messages that may be reset.
+    pub mqtt: MqttSourceMetrics,
     /// QoS 2 messages that arrived again and were not processed twice.
     pub duplicates_suppressed: AtomicU64,
     /// Messages with the DUP flag that were processed (again, or for the first time here).
     pub redeliveries: AtomicU64,
     /// Packets greater than `max_packet_size`.
     pub oversized: AtomicU64,
-    /// Batches handed to plugin workers.
-    pub batches: AtomicU64,
     /// Calls of the plugin that trapped, exceeded a limit or returned nonsense.
     pub plugin_faults: AtomicU64,
     /// Nanoseconds spent in the plugin.
@@ -88,6 +84,8 @@ pub struct SourceMetrics {
 impl SourceMetrics {
     /// Messages were read. Called by the driver, once for each read.
     pub fn received(&self, messages: u64, bytes: u64) {
+        Self::add(&self.mqtt.messages_received, messages);
+        Self::add(&self.mqtt.bytes_received, bytes);
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         ledger.received += messages;
         ledger.received_bytes += bytes;
@@ -110,13 +108,10 @@ impl SourceMetrics {
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             ledger: self.ledger(),
-            connections: self.connections.load(Relaxed),
-            disconnections: self.disconnections.load(Relaxed),
-            errors: self.errors.load(Relaxed),
+            mqtt: self.mqtt.snapshot(),
             duplicates_suppressed: self.duplicates_suppressed.load(Relaxed),
             redeliveries: self.redeliveries.load(Relaxed),
             oversized: self.oversized.load(Relaxed),
-            batches: self.batches.load(Relaxed),
             plugin_faults: self.plugin_faults.load(Relaxed),
             plugin_seconds: self.plugin_nanos.load(Relaxed) as f64 / 1e9,
             records_written: self.records_written.load(Relaxed),
