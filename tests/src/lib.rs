@@ -14,6 +14,7 @@ pub mod http;
 pub mod image;
 pub mod jsonl;
 pub mod link;
+pub mod markdown;
 pub mod net;
 pub mod process;
 pub mod rivven;

@@ -1,4 +1,5 @@
-//! The README is true: its commands run, its configurations load, and its first example does what it says.
+//! The README is true: its commands run, its configurations (and those of the other pages) load, and its first example does
+//! what it says.
 //!
 //! A block whose first line is a comment with nothing but a file name (`# config.yaml`, `// my-filter/src/lib.rs`) is that
 //! file. Commands run in the order of the text, in a folder that has the files and a link `rivven-mqtt` to the clone, except
@@ -7,7 +8,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use rivven_integration_tests::certs::Certificates;
 use rivven_integration_tests::client::{Message, publish};
 use rivven_integration_tests::guests;
 use rivven_integration_tests::host::{Host, program, target};
+use rivven_integration_tests::markdown::{self, Block, PAGES, root};
 use rivven_integration_tests::rivven::Rivven;
 use rumqttc::QoS;
 use serde_json::json;
@@ -26,47 +28,8 @@ const CI: [&str; 4] = ["make build", "make demo", "make test", "make lint"];
 /// Commands that need servers on fixed ports or take long: their parts are tested.
 const REHEARSED: [&str; 2] = ["make run CONFIG=config.yaml", "make bench"];
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
-
-/// A fenced block of the README.
-struct Block {
-    language: String,
-    text: String,
-}
-
-impl Block {
-    /// The file that the block is, by its first line.
-    fn file(&self) -> Option<&str> {
-        let first = self.text.lines().next()?;
-        let name = first.strip_prefix("# ").or_else(|| first.strip_prefix("// "))?.trim();
-        let is_path =
-            name.contains('.') && name.chars().all(|c| c.is_ascii_alphanumeric() || "./_-".contains(c));
-        is_path.then_some(name)
-    }
-}
-
 fn blocks() -> Vec<Block> {
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let mut blocks = Vec::new();
-    let mut open: Option<Block> = None;
-    for line in readme.lines() {
-        match (&mut open, line.trim_start().strip_prefix("```")) {
-            (None, Some(language)) => {
-                open = Some(Block { language: language.trim().to_owned(), text: String::new() });
-            }
-            (Some(_), Some(_)) => blocks.extend(open.take()),
-            (Some(block), None) => {
-                block.text.push_str(line);
-                block.text.push('\n');
-            }
-            (None, None) => {}
-        }
-    }
-    assert!(open.is_none(), "a block of the README does not end");
-    assert!(blocks.iter().all(|block| !block.language.is_empty()), "a block of the README has no language");
-    blocks
+    markdown::blocks("README.md").unwrap()
 }
 
 /// Gives a configuration the files and variables that it names.
@@ -116,7 +79,7 @@ fn every_command_is_executed_here_or_by_ci() {
             let listing = listings.path().join(number.to_string());
             fs::write(&listing, &block.text).unwrap();
             script.push_str(&format!("mkdir -p $(dirname {file}); cp {} {file}\n", listing.display()));
-        } else if ["sh", "bash", "console"].contains(&block.language.as_str()) {
+        } else if block.is_shell() {
             let known = |line: &str| CI.contains(&line) || REHEARSED.contains(&line);
             let lines = block.text.lines().filter(|line| !known(line));
             script.extend(lines.flat_map(|line| [line, "\n"]));
@@ -163,7 +126,8 @@ fn make_run_is_the_program_that_it_is_said_to_be() {
 #[test]
 fn every_configuration_loads() {
     let mut seen = 0;
-    for block in blocks().iter().filter(|block| block.language == "yaml") {
+    let pages = PAGES.iter().flat_map(|page| markdown::blocks(page).unwrap());
+    for block in blocks().into_iter().chain(pages).filter(|block| block.language == "yaml") {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.yaml");
         fs::write(&file, provide(folder.path(), &block.text)).unwrap();
@@ -175,7 +139,7 @@ fn every_configuration_loads() {
         }
         seen += 1;
     }
-    assert!(seen > 0, "the README has no configuration");
+    assert!(seen > 4, "{seen}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,8 +14,6 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::{fleet, rivven};
-
 /// How long the connector may take until it is subscribed.
 const READY: Duration = Duration::from_secs(15);
 
@@ -90,30 +88,15 @@ impl Connector {
     }
 }
 
-/// The configuration of the demo: what a user writes, but for the ports and the folder.
+/// What a user writes, but for the ports and the folder. The destination, the filter and the threshold are those of the fleet,
+/// which the audit would find out about.
+const CONFIGURATION: &str = include_str!("demo.yaml");
+
+/// The configuration of this run.
 fn configuration(files: &Path, mqtt_port: u16, rivven: &str, plugin: &Path) -> String {
-    format!(
-        "\
-broker: {{bootstrap_servers: [\"{rivven}\"]}}
-sources:
-  fleet:
-    type: mqtt-source
-    topic: {topic}                  # destination in Rivven
-    key: \"{{topic}}\"                         # the MQTT topic
-    plugin:
-      path: {plugin}
-      config: {{threshold: {threshold:.1}}}
-    config:
-      broker_url: mqtt://127.0.0.1:{mqtt_port}
-      topics: [\"{filter}\"]
-      client_id: rivven-mqtt-demo
-      clean_session: false                   # what is published while we are away is kept for us
-settings: {{state_dir: {state}}}
-",
-        topic = rivven::TOPIC,
-        plugin = plugin.display(),
-        threshold = fleet::THRESHOLD,
-        filter = fleet::FILTER,
-        state = files.join("state").display(),
-    )
+    CONFIGURATION
+        .replace("${RIVVEN}", rivven)
+        .replace("${PLUGIN}", &plugin.display().to_string())
+        .replace("${MQTT_PORT}", &mqtt_port.to_string())
+        .replace("${STATE}", &files.join("state").display().to_string())
 }

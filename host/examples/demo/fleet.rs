@@ -18,8 +18,6 @@ pub const READINGS: u64 = 1_000;
 const PERIOD: Duration = Duration::from_millis(5);
 /// The filter plugin drops what is colder.
 pub const THRESHOLD: f64 = 21.0;
-/// What the devices publish to, as an MQTT topic filter.
-pub const FILTER: &str = "fleet/+/temperature";
 
 /// One reading, as it is published.
 #[derive(Debug, Clone, PartialEq)]

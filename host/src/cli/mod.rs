@@ -5,7 +5,9 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod plugin;
+mod schema;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -49,6 +51,7 @@ enum Command {
     /// Look at a plugin, or try it without any broker
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
+    Schema(schema::Schema),
 }
 
 /// Run the sources of a configuration file until SIGINT or SIGTERM
@@ -128,6 +131,7 @@ pub async fn execute(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
         Command::Run(arguments) => run(arguments).await,
         Command::Plugin(command) => plugin::execute(&command),
+        Command::Schema(_) => schema::execute(),
     };
     outcome.map_or_else(|error| report(&error), ExitCode::from)
 }
@@ -155,6 +159,11 @@ fn chain(error: &anyhow::Error) -> String {
     })
 }
 
+fn print(bytes: &[u8]) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).context("cannot write to stdout")
+}
+
 async fn run(arguments: Run) -> Result<u8> {
     if let Err(what) = logging::init(arguments.log_format, arguments.log_level) {
         eprintln!("rivven-mqtt: {what}");
@@ -162,6 +171,9 @@ async fn run(arguments: Run) -> Result<u8> {
     }
     let mut signals = Signals::new()?;
     let config = config::load(&arguments.config, arguments.sink == SinkKind::Rivven)?;
+    for config::Risk { source, key, what } in config.risks() {
+        warn!(source, key, "{what}");
+    }
     let listener = http::bind(config.settings.http).await?;
     info!(version = env!("CARGO_PKG_VERSION"), sources = config.sources.len(), "starting");
     let host = tokio::select! {

@@ -1,13 +1,12 @@
 //! `plugin inspect` and `plugin test`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::{DONE, FAILED, WRONG};
+use super::{DONE, FAILED, WRONG, print};
 use crate::config::Limits;
 use crate::error::JsonlError;
 use crate::jsonl::read_messages;
@@ -158,11 +157,6 @@ fn same(one: &str, other: &str) -> bool {
         (Ok(one), Ok(other)) => one == other,
         _ => one == other,
     }
-}
-
-fn print(bytes: &[u8]) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(bytes).and_then(|()| stdout.flush()).context("cannot write to stdout")
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ fn read_topics(section: &Section<'_>) -> Vec<String> {
     let mut seen = HashMap::new();
     for (field, filter) in section.texts("topics") {
         if let Err(what) = validate_filter(filter) {
-            field.problem(format!("is no topic filter: {what}"));
+            field.problem(format!("is {}, which is no topic filter: {what}", field.node.describe()));
         } else if let Some(line) = seen.insert(filter, field.node.at.line) {
             field.problem(format!("is the filter of line {line} again (expected each filter once)"));
         } else {

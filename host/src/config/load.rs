@@ -7,8 +7,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use tracing::warn;
-
 use super::client::read_tls;
 use super::keys::{ROOT, SINGLE};
 use super::problem::{Problems, START};
@@ -17,7 +15,6 @@ use super::source::read_source;
 use super::yaml::{Node, Value, parse};
 use super::{Broker, Config, Credentials, Http, Problem, Secret, Settings, Source, keys, url};
 use crate::error::ConfigError;
-use crate::message::QoS;
 
 /// Where Rivven is when the file, one single source, does not say so: a comma-separated list of `HOST:PORT`.
 const SERVERS_VARIABLE: &str = "RIVVEN_BOOTSTRAP_SERVERS";
@@ -27,17 +24,15 @@ const SINGLE_SOURCE: &str = "mqtt-source";
 
 /// Reads and checks a configuration file. `needs_broker` says whether the records go to Rivven: then `broker` has to be there.
 ///
-/// Paths in the file are relative to its folder. Logs a warning for settings that are legal and lose messages or protection.
+/// Paths in the file are relative to its folder. [`Config::risks`] says what is legal and hurts.
 ///
 /// # Errors
 /// [`ConfigError`] with all problems of the file at once.
 pub fn load(file: &Path, needs_broker: bool) -> Result<Config, ConfigError> {
     let bytes = std::fs::read(file).map_err(|source| ConfigError::Read { file: file.into(), source })?;
     let world = World { variable: &|name| std::env::var(name).ok(), read: &read_start };
-    let config = read(&bytes, file.parent().unwrap_or(Path::new("")), needs_broker, &world)
-        .map_err(|problems| ConfigError::Invalid { file: file.into(), problems })?;
-    warn_of_risks(&config);
-    Ok(config)
+    read(&bytes, file.parent().unwrap_or(Path::new("")), needs_broker, &world)
+        .map_err(|problems| ConfigError::Invalid { file: file.into(), problems })
 }
 
 fn read_start(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
@@ -208,28 +203,4 @@ fn read_settings(context: &Context<'_>, root: &Section<'_>) -> Option<Settings> 
         http: Http { listen: listen?, configured: http.has("listen") },
         shutdown_grace: Duration::from_millis(section.integer("shutdown_grace_ms")),
     })
-}
-
-fn warn_of_risks(config: &Config) {
-    for (source, settings) in &config.sources {
-        let mqtt = &settings.mqtt;
-        if mqtt.clean_session && mqtt.qos > QoS::AtMostOnce {
-            warn!(
-                %source,
-                "clean_session is true: what is published while the connection is down, and what is unacknowledged when it \
-                 breaks, is lost whatever the QoS; set clean_session: false and a client_id to keep it"
-            );
-        }
-        if mqtt.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
-            warn!(%source, "insecure_skip_verify is true: any server is taken for the MQTT broker");
-        }
-    }
-    if config
-        .broker
-        .as_ref()
-        .and_then(|broker| broker.tls.as_ref())
-        .is_some_and(|tls| tls.insecure_skip_verify)
-    {
-        warn!("broker.tls.insecure_skip_verify is true: any server is taken for Rivven");
-    }
 }

@@ -16,6 +16,8 @@ pub mod keys;
 mod load;
 mod problem;
 mod read;
+mod risk;
+mod schema;
 mod source;
 mod syntax;
 #[cfg(test)]
@@ -25,6 +27,8 @@ mod yaml;
 
 pub use load::load;
 pub use problem::Problem;
+pub use risk::Risk;
+pub use schema::schema;
 
 /// The whole configuration of a host.
 #[derive(Debug, Clone)]

@@ -60,7 +60,7 @@ pub(super) fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>)
     let wrong = normal(wrong);
     let far = |name: &str| {
         let name = normal(name);
-        if wrong.len() > 2 && name.starts_with(&wrong) { 1 } else { distance(&wrong, &name) }
+        if wrong.len() > 1 && name.starts_with(&wrong) { 1 } else { distance(&wrong, &name) }
     };
     let near = names.into_iter().map(|name| (far(name), name)).min_by_key(|(distance, _)| *distance);
     near.filter(|(distance, name)| *distance <= (name.len() / 3).max(1)).map(|(_, name)| name)
@@ -112,6 +112,8 @@ mod tests {
         assert_eq!(nearest("Client-ID", names), Some("client_id"));
         assert_eq!(nearest("qoss", names), Some("qos"));
         assert_eq!(nearest("clean", names), Some("clean_session"));
+        assert_eq!(nearest("cl", names), Some("client_id"));
+        assert_eq!(nearest("c", names), None);
         assert_eq!(nearest("compression", names), None);
     }
 }

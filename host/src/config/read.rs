@@ -78,7 +78,7 @@ pub(super) fn prepare(node: &mut Node, path: &str, world: &World<'_>, problems: 
 
 impl Kind {
     /// What is expected, for a person.
-    fn expected(&self) -> String {
+    pub(super) fn expected(&self) -> String {
         match self {
             Kind::Text => "text".into(),
             Kind::Flag => "true or false".into(),

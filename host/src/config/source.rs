@@ -164,7 +164,7 @@ fn parse_sha256(text: &str) -> Result<[u8; 32], String> {
 }
 
 /// YAML as JSON by the core schema of YAML 1.2 (section 10.3.2). Values are not shown in problems: they may be secrets.
-fn json(node: &Node, path: &str, problems: &Problems) -> serde_json::Value {
+pub(super) fn json(node: &Node, path: &str, problems: &Problems) -> serde_json::Value {
     use serde_json::Value as Json;
     match &node.value {
         Value::Sequence(items) => {

@@ -91,9 +91,6 @@ impl Driver {
     pub async fn run(self, outlet: Outlet, shutdown: watch::Receiver<bool>) -> Result<(), MqttError> {
         let mut shutdown = Shutdown::new(shutdown);
         self.status.not_ready(Part::Mqtt, "connecting");
-        if self.settings.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
-            warn!(source = self.name, "insecure_skip_verify: the broker's certificate is not verified");
-        }
         let mut intake = Intake::new(&self, outlet)?;
         let mut buffer = ReadBuffer::new();
         let mut backoff = Backoff::new(self.settings.retry);

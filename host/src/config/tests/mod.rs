@@ -1,6 +1,7 @@
 //! Whole files and what they mean.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod docs;
 mod wrong;
 
 use std::io;
@@ -55,6 +56,14 @@ fn only(config: &Config) -> &Source {
 /// A single source, with these lines in its `config` (indented by two) and after it.
 fn single(config: &str, after: &str) -> String {
     format!("type: mqtt-source\ntopic: t\nconfig:\n  broker_url: h\n  topics: [a]\n{config}{after}")
+}
+
+/// The file is the page's text, byte for byte.
+#[test]
+fn the_seed_document_is_the_pages() {
+    use sha2::Digest;
+    let sha256: String = sha2::Sha256::digest(SEED).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(sha256, "e96edc8904226b97f20172f07ac89f31f330231e9761fba23de41b453623cd22");
 }
 
 #[test]
@@ -135,10 +144,8 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(only(&limits).plugin.as_ref().unwrap().limits, Limits::default());
 }
 
-#[test]
-fn everything_can_be_set() {
-    let config = load_text(
-        r#"
+/// Every key, none with its default.
+const EVERYTHING: &str = r#"
 broker: {bootstrap_servers: ["a:1", "[::1]:9092"], connections: 90, auth: {username: u, password: 007}, tls: {}}
 sources:
   one:
@@ -182,8 +189,11 @@ sources:
     partitions: 8
   two: {type: mqtt-source, topic: t, format: raw, key: "x{topic[1]}", config: {broker_url: "tcp://h:1", topics: [a], auth: {username: u, ca_cert: ca.pem}}}
 settings: {state_dir: /var/lib, http: {listen: "0.0.0.0:1"}, shutdown_grace_ms: 0}
-"#,
-    );
+"#;
+
+#[test]
+fn everything_can_be_set() {
+    let config = load_text(EVERYTHING);
     let broker = config.broker.as_ref().unwrap();
     assert_eq!((broker.bootstrap_servers.join(" "), broker.connections), ("a:1 [::1]:9092".into(), 90));
     // Plain text that looks like a number keeps its zeros.
@@ -261,6 +271,80 @@ fn secrets_are_never_shown() {
     );
 }
 
+#[test]
+fn what_hurts_is_told() {
+    let risks = |yaml: &str| -> Vec<String> {
+        let told = load_text(yaml).risks().iter().map(ToString::to_string).collect::<Vec<_>>();
+        // Where the tests run may be in memory.
+        told.into_iter().filter(|risk| !risk.starts_with("settings.state_dir: /etc/iot")).collect()
+    };
+    let harmless = "  client_id: x\n  clean_session: false\n";
+    assert_eq!(risks(&single(harmless, "")), [""; 0]);
+    assert_eq!(risks(&single("  qos: 0\n  max_inflight: 1\n", "")), [""; 0]);
+    let clean = risks(&single("", ""));
+    assert_eq!(clean.len(), 1, "{clean:?}");
+    assert!(clean[0].starts_with("mqtt-source: config.clean_session: is true: "), "{}", clean[0]);
+    let narrow = risks(&single(&format!("{harmless}  max_inflight: 99\n"), ""));
+    assert!(
+        narrow.len() == 1 && narrow[0].starts_with("mqtt-source: config.max_inflight: is 99: "),
+        "{narrow:?}"
+    );
+    let unpinned = risks(&single(harmless, "plugin: {path: filter.wasm}"));
+    assert!(
+        unpinned.len() == 1 && unpinned[0].starts_with("mqtt-source: plugin.sha256: is missing: "),
+        "{unpinned:?}"
+    );
+    let pinned = format!("plugin: {{path: filter.wasm, sha256: {}}}", "0".repeat(64));
+    assert_eq!(risks(&single(harmless, &pinned)), [""; 0]);
+    let blind = risks(&single(
+        &format!("{harmless}  tls: {{insecure_skip_verify: true}}\n"),
+        "broker: {bootstrap_servers: ['h:1'], tls: {insecure_skip_verify: true}}",
+    ));
+    assert_eq!(
+        blind,
+        [
+            "mqtt-source: config.tls.insecure_skip_verify: is true: any server is taken for the MQTT broker; set ca_cert instead",
+            "broker.tls.insecure_skip_verify: is true: any server is taken for Rivven; set ca_cert instead",
+        ]
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_key_that_others_can_read_is_told() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("client.key");
+    std::fs::write(&key, "").unwrap();
+    let mut config =
+        load_text(&single("  qos: 0\n  tls: {client_cert: client.pem, client_key: client.key}\n", ""));
+    config
+        .sources
+        .values_mut()
+        .for_each(|source| source.mqtt.tls.as_mut().unwrap().client_key = Some(key.clone()));
+    for (mode, told) in [(0o600, false), (0o640, false), (0o644, true), (0o604, true)] {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+        let risks = config.risks();
+        assert_eq!(risks.iter().any(|risk| risk.key == "config.tls.client_key"), told, "{mode:o}: {risks:?}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_state_dir_in_memory_is_told() {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    let in_memory = mounts.lines().find_map(|line| match line.split(' ').collect::<Vec<_>>()[..] {
+        [_, folder, "tmpfs", ..] => Some(folder),
+        _ => None,
+    });
+    let folder = in_memory.expect("a Linux has a tmpfs somewhere, at least /dev/shm");
+    for (state_dir, told) in [(format!("{folder}/none/yet"), true), ("/proc/none".to_owned(), false)] {
+        let config = load_text(&single("", &format!("settings: {{state_dir: {state_dir}}}")));
+        let risks = config.risks();
+        assert_eq!(risks.iter().any(|risk| risk.key == "settings.state_dir"), told, "{state_dir}: {risks:?}");
+    }
+}
+
 /// Each key of the tables with its path in the larger file.
 fn walk(keys: Keys, path: &[&'static str], visit: &mut impl FnMut(&[&'static str], &keys::Key)) {
     for key in keys {
@@ -274,6 +358,19 @@ fn walk(keys: Keys, path: &[&'static str], visit: &mut impl FnMut(&[&'static str
     }
 }
 
+/// A file with one source, and `value` at `path`.
+fn with(path: &[&str], value: serde_json::Value) -> serde_json::Value {
+    let mut root = serde_json::json!({
+        "sources": { "iot": { "type": "mqtt-source", "topic": "t", "config": { "broker_url": "h", "topics": ["a"] } } }
+    });
+    let mut node = &mut root;
+    for name in path {
+        node = &mut node[name];
+    }
+    *node = value;
+    root
+}
+
 /// A value of the wrong type at any key of the tables is a problem at just that key, so each key is really read.
 #[test]
 fn every_key_is_read() {
@@ -283,15 +380,9 @@ fn every_key_is_read() {
             return;
         }
         seen += 1;
-        let mut root = serde_json::json!({
-            "sources": { "iot": { "type": "mqtt-source", "topic": "t", "config": { "broker_url": "h", "topics": ["a"] } } }
-        });
-        let mut node = &mut root;
-        for name in path {
-            node = &mut node[name];
-        }
         let wrong_mapping = matches!(key.kind, Kind::Section(_) | Kind::Sections(_));
-        *node = if wrong_mapping { serde_json::json!("x") } else { serde_json::json!({ "x": 1 }) };
+        let value = if wrong_mapping { serde_json::json!("x") } else { serde_json::json!({ "x": 1 }) };
+        let root = with(path, value);
         let problems = load_for(&root.to_string(), false).unwrap_err();
         let at = format!(": {}: ", path.join("."));
         assert!(problems.iter().any(|problem| problem.contains(&at)), "{at} {problems:?}");
