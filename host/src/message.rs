@@ -140,6 +140,26 @@ impl Sequences {
         self.0.iter().cloned().flatten()
     }
 
+    /// How many numbers there are.
+    pub fn len(&self) -> u64 {
+        self.0.iter().map(|run| run.end - run.start).sum()
+    }
+
+    /// Whether there is no number.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The number at place `index`, from 0.
+    pub fn get(&self, index: u64) -> Option<u64> {
+        let mut before = 0;
+        self.0.iter().find_map(|run| {
+            let number = run.start + (index - before);
+            before += run.end - run.start;
+            (number < run.end).then_some(number)
+        })
+    }
+
     /// Forgets the numbers, keeps the memory.
     pub fn clear(&mut self) {
         self.0.clear();
@@ -429,6 +449,9 @@ mod tests {
         }
         assert_eq!(sequences.runs(), [4..7, 9..10, 11..13]);
         assert_eq!(sequences.iter().collect::<Vec<_>>(), [4, 5, 6, 9, 11, 12]);
+        assert_eq!(sequences.len(), 6);
+        let at: Vec<_> = (0..7).map(|index| sequences.get(index)).collect();
+        assert_eq!(at, [Some(4), Some(5), Some(6), Some(9), Some(11), Some(12), None]);
         sequences.truncate(12);
         assert_eq!(sequences.runs(), [4..7, 9..10, 11..12]);
         sequences.truncate(5);

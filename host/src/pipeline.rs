@@ -26,7 +26,7 @@ use crate::metrics::SourceMetrics;
 use crate::mqtt::{Driver, Outlet};
 use crate::plugin::{Plugin, PluginHost, PluginMetrics, Sandbox, SourceDescription};
 use crate::processor::{Context, PassAll, Processor, Stop, Transform};
-use crate::record::{PluginName, Provenance, Shape};
+use crate::record::{EventShape, PluginName, Provenance, Shape};
 use crate::sink::{Discard, FileSink, RivvenSink, Sink};
 use crate::status::{Part, Status};
 
@@ -115,7 +115,14 @@ impl Host {
                 .as_ref()
                 .map(|plugin| PluginName { name: plugin.name().into(), sha256: plugin.sha256_hex().into() }),
         };
-        let shape = Shape::new(source.record, from, source.on_fault, metrics.clone(), stop.clone());
+        let shape = Shape::new(
+            source.record,
+            EventShape::new(&source.mqtt),
+            from,
+            source.on_fault,
+            metrics.clone(),
+            stop.clone(),
+        );
         let context = Context::new(Arc::new(shape), source.on_reject, self.sink.clone(), back);
 
         let flush_interval = source.plugin.map_or(Duration::MAX, |plugin| plugin.flush_interval);

@@ -14,7 +14,7 @@ use crate::message::Batch;
 use crate::metrics::SourceMetrics;
 use crate::plugin::{Plugin, PluginHost, Sandbox, SourceDescription};
 use crate::processor::{Context, Processor, Stop};
-use crate::record::{PluginName, Provenance, Shape};
+use crate::record::{EventShape, PluginName, Provenance, Shape};
 use crate::sink::FileSink;
 
 /// What stands for the source's own destination in the records of a trial.
@@ -55,6 +55,7 @@ pub fn run(file: &Path, config: String, messages: Batch) -> Result<Vec<u8>, Host
     let (stop, _) = mpsc::unbounded_channel();
     let shape = Shape::new(
         shape(),
+        EventShape::default(),
         provenance(&plugin),
         BadMessage::DeadLetter,
         Arc::new(SourceMetrics::default()),
@@ -77,8 +78,6 @@ fn shape() -> config::Record {
         format: Format::Raw,
         dead_letter_topic: DEAD_LETTERS.into(),
         partitions: None,
-        parse_json_payload: true,
-        include_metadata: true,
     }
 }
 

@@ -43,6 +43,8 @@ pub(super) fn read_mqtt(section: &Section<'_>) -> Option<Mqtt> {
     let connect_timeout = Duration::from_secs(section.integer("connect_timeout_secs"));
     let max_inflight = section.size("max_inflight", 1);
     let max_batch = section.size("max_batch", 1);
+    let (parse_json_payload, include_metadata) =
+        (section.flag("parse_json_payload"), section.flag("include_metadata"));
     let (url, tls_by_scheme) = url?;
     let last_will = match last_will {
         Some(will) => Some(will?),
@@ -67,6 +69,8 @@ pub(super) fn read_mqtt(section: &Section<'_>) -> Option<Mqtt> {
         max_inflight_bytes,
         max_packet_size,
         max_batch,
+        parse_json_payload,
+        include_metadata,
     })
 }
 
@@ -85,7 +89,9 @@ fn read_topics(section: &Section<'_>) -> Vec<String> {
         if let Err(what) = validate_filter(filter) {
             field.problem(format!("is {}, which is no topic filter: {what}", field.node.describe()));
         } else if let Some(line) = seen.insert(filter, field.node.at.line) {
-            field.problem(format!("is the filter of line {line} again (expected each filter once)"));
+            let which =
+                if line > 0 { format!("the filter of line {line} again") } else { "there twice".into() };
+            field.problem(format!("is {which} (expected each filter once)"));
         } else {
             topics.push(filter.to_owned());
         }

@@ -35,7 +35,7 @@ pub fn load(file: &Path, needs_broker: bool) -> Result<Config, ConfigError> {
         .map_err(|problems| ConfigError::Invalid { file: file.into(), problems })
 }
 
-fn read_start(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
+pub(super) fn read_start(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
     File::open(path)?.take(bytes).read_to_end(&mut start)?;
     Ok(start)
@@ -58,7 +58,7 @@ pub(super) fn read(
     }
 }
 
-fn tree(bytes: &[u8]) -> Result<Node, Problem> {
+pub(super) fn tree(bytes: &[u8]) -> Result<Node, Problem> {
     let problem = |line, column, what: &str| Problem { line, column, key: String::new(), what: what.into() };
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let before = String::from_utf8_lossy(bytes.get(..error.valid_up_to()).unwrap_or_default());

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::message::QoS;
 
 mod client;
+mod embed;
 pub mod keys;
 mod load;
 mod problem;
@@ -199,6 +200,10 @@ pub struct Mqtt {
     pub max_packet_size: usize,
     /// Greatest batch, in messages (default 2,048).
     pub max_batch: usize,
+    /// In a JSON event, a payload that is JSON is embedded as it is (default true).
+    pub parse_json_payload: bool,
+    /// A JSON event has `metadata` (default true).
+    pub include_metadata: bool,
 }
 
 /// Where an MQTT broker is.
@@ -332,10 +337,6 @@ pub struct Record {
     pub dead_letter_topic: String,
     /// Partitions of a topic that has to be created (`None`: the server's default).
     pub partitions: Option<u32>,
-    /// In a JSON event, a payload that is JSON is embedded as it is (default true).
-    pub parse_json_payload: bool,
-    /// A JSON event has `metadata` (default true).
-    pub include_metadata: bool,
 }
 
 /// Record value of a forwarded message.

@@ -13,12 +13,15 @@ pub(super) struct Position {
 /// Where a file starts.
 pub(super) const START: Position = Position { line: 1, column: 1 };
 
-/// One thing that is wrong with a configuration file. Never shows a secret, or what came from a variable.
+/// The place of what stands in no file.
+pub(super) const NOWHERE: Position = Position { line: 0, column: 0 };
+
+/// One thing that is wrong with a configuration. Never shows a secret, or what came from a variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Line, from 1.
+    /// Line, from 1; 0 when the configuration is not a text.
     pub line: usize,
-    /// Column in characters, from 1.
+    /// Column in characters, from 1; 0 when the configuration is not a text.
     pub column: usize,
     /// Path of the key, such as `sources.iot.config.qos`; empty when the file as a whole is wrong.
     pub key: String,
@@ -28,7 +31,9 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: ", self.line, self.column)?;
+        if self.line > 0 {
+            write!(f, "{}:{}: ", self.line, self.column)?;
+        }
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
         }

@@ -55,8 +55,6 @@ fn read_record(section: &Section<'_>, config: Option<&Section<'_>>) -> Option<Re
         None if !section.has("dead_letter_topic") => None,
         _ => dead_letter_topic(section, topic.as_ref()),
     };
-    let shape = |name: &str| config.is_none_or(|config| config.flag(name));
-    let (parse_json_payload, include_metadata) = (shape("parse_json_payload"), shape("include_metadata"));
     if let Some(config) = config.filter(|_| format == Format::Raw) {
         for name in ["parse_json_payload", "include_metadata"] {
             if config.has(name) {
@@ -68,15 +66,7 @@ fn read_record(section: &Section<'_>, config: Option<&Section<'_>>) -> Option<Re
         }
     }
     let partitions = section.has("partitions").then(|| section.integer("partitions") as u32);
-    Some(Record {
-        topic: topic?,
-        key: key?,
-        format,
-        dead_letter_topic: dead_letter_topic?,
-        partitions,
-        parse_json_payload,
-        include_metadata,
-    })
+    Some(Record { topic: topic?, key: key?, format, dead_letter_topic: dead_letter_topic?, partitions })
 }
 
 fn dead_letter_topic(section: &Section<'_>, topic: Option<&Template>) -> Option<String> {

@@ -10,6 +10,12 @@ use super::TlsError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MqttError {
+    /// Settings that cannot be used, the broker's URL among them: each problem names its key.
+    #[error("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Config {
+        /// All that is wrong.
+        problems: Vec<crate::config::Problem>,
+    },
     /// No TCP connection; look at the address, the network and whether the broker runs.
     #[error("cannot connect to the MQTT broker at {broker}")]
     Connect {

@@ -51,6 +51,8 @@ pub fn settings(port: u16) -> Mqtt {
         max_inflight_bytes: 64 << 20,
         max_packet_size: 256 << 10,
         max_batch: 1_024,
+        parse_json_payload: true,
+        include_metadata: true,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::config::{Format, Record, Template, TemplatePart};
 use crate::delivery::Origin;
 use crate::error::SinkError;
 use crate::message::{Flags, OutputColumn, QoS};
-use crate::record::Provenance;
+use crate::record::{EventShape, Provenance};
 use crate::status::Status;
 
 /// Decides by payload, and holds in its own memory as a real instance does: a fault loses it.
@@ -127,12 +127,10 @@ impl Bench {
             format: Format::Raw,
             dead_letter_topic: "out.dlq".into(),
             partitions: None,
-            parse_json_payload: true,
-            include_metadata: true,
         };
         let from = Provenance { source: "s".into(), client_id: "c".into(), broker: "b".into(), plugin: None };
         let (stop, _) = mpsc::unbounded_channel();
-        let shape = Shape::new(record, from, on_fault, Arc::default(), stop);
+        let shape = Shape::new(record, EventShape::default(), from, on_fault, Arc::default(), stop);
         let sink = Arc::new(Memory::default());
         let (back, settled) = mpsc::unbounded_channel();
         let context = Context::new(Arc::new(shape), on_reject, sink.clone(), back);

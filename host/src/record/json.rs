@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{Provenance, Shape};
+use super::Shape;
+use crate::config::Mqtt;
 use crate::delivery::{Delivery, Stage};
 use crate::message::{Batch, Message, Verdict};
 use crate::properties::{Properties, parse_properties};
@@ -19,69 +20,86 @@ const MAX_PROPERTIES: usize = 64 << 10;
 /// Reasons that a dead letter carries, in bytes.
 const MAX_REASON: usize = 4 << 10;
 
-/// The part of an event's `metadata` that is the same for all messages of a source.
-pub(super) fn metadata(from: &Provenance) -> Vec<u8> {
-    let mut out = Vec::new();
-    out.extend_from_slice(br#","metadata":{"client_id":"#);
-    string(&mut out, &from.client_id);
-    out.extend_from_slice(br#","broker":"#);
-    string(&mut out, &from.broker);
-    out
+/// How the messages of a source become JSON events.
+#[derive(Debug, Default)]
+pub struct EventShape {
+    /// A payload that is JSON is embedded as it is.
+    parse_json_payload: bool,
+    /// `,"metadata":{"client_id":...,"broker":...`, the same for all messages; `None`: events have no metadata.
+    metadata: Option<Vec<u8>>,
 }
 
-/// A message as an event: `{"topic", "payload", "qos", "retain", "timestamp", "metadata"}`.
-///
-/// `metadata.message_id` is the receive sequence number: from 0 when the host starts, never given twice until it ends, the same
-/// when the sink has to write a record again.
-pub(super) fn event(shape: &Shape, delivery: &Delivery, message: Message<'_>, out: &mut Vec<u8>) {
-    out.extend_from_slice(br#"{"topic":"#);
-    string(out, message.topic());
-    out.extend_from_slice(br#","payload":"#);
-    match std::str::from_utf8(message.payload()) {
-        Ok(text) if shape.record.parse_json_payload && is_json(text) => {
-            out.extend_from_slice(text.as_bytes())
-        }
-        Ok(text) => string(out, text),
-        Err(_) => {
-            base64_string(out, message.payload());
-            out.extend_from_slice(br#","payload_encoding":"base64""#);
-        }
+impl EventShape {
+    /// That of the source with these settings.
+    pub fn new(mqtt: &Mqtt) -> Self {
+        let metadata = mqtt.include_metadata.then(|| {
+            let mut out = Vec::new();
+            out.extend_from_slice(br#","metadata":{"client_id":"#);
+            string(&mut out, &mqtt.client_id);
+            out.extend_from_slice(br#","broker":"#);
+            string(&mut out, &mqtt.url.to_string());
+            out
+        });
+        EventShape { parse_json_payload: mqtt.parse_json_payload, metadata }
     }
-    out.extend_from_slice(br#","qos":"#);
-    out.push(b'0' + message.flags().qos() as u8);
-    flag(out, "retain", message.flags().retain());
-    out.extend_from_slice(br#","timestamp":"#);
-    timestamp(out, message.received_at());
-    if shape.record.include_metadata {
-        out.extend_from_slice(&shape.metadata);
-        if let Some(sequence) = sequence(delivery, message.index()) {
-            out.extend_from_slice(br#","message_id":"#);
-            number(out, sequence);
+
+    /// Appends a message as an event: `{"topic", "payload", "qos", "retain", "timestamp", "metadata"}`.
+    ///
+    /// `message_id` is the receive sequence number: from 0 when the host starts, never given twice until it ends, the same when
+    /// the sink has to write a record again. `oversized` is the size in bytes of a packet that was skipped because it is
+    /// greater than is taken: its payload is null.
+    pub fn write(
+        &self,
+        message: Message<'_>,
+        message_id: Option<u64>,
+        oversized: Option<usize>,
+        out: &mut Vec<u8>,
+    ) {
+        out.extend_from_slice(br#"{"topic":"#);
+        string(out, message.topic());
+        out.extend_from_slice(br#","payload":"#);
+        match (oversized, std::str::from_utf8(message.payload())) {
+            (Some(size), _) => {
+                out.extend_from_slice(br#"null,"payload_omitted":"greater than max_packet_size","size":"#);
+                number(out, size as u64);
+            }
+            (None, Ok(text)) if self.parse_json_payload && is_json(text) => {
+                out.extend_from_slice(text.as_bytes());
+            }
+            (None, Ok(text)) => string(out, text),
+            (None, Err(_)) => {
+                base64_string(out, message.payload());
+                out.extend_from_slice(br#","payload_encoding":"base64""#);
+            }
         }
-        out.extend_from_slice(br#","pkid":"#);
-        number(out, message.packet_id().into());
+        out.extend_from_slice(br#","qos":"#);
+        out.push(b'0' + message.flags().qos() as u8);
+        flag(out, "retain", message.flags().retain());
+        out.extend_from_slice(br#","timestamp":"#);
+        timestamp(out, message.received_at());
+        if let Some(metadata) = &self.metadata {
+            out.extend_from_slice(metadata);
+            if let Some(sequence) = message_id {
+                out.extend_from_slice(br#","message_id":"#);
+                number(out, sequence);
+            }
+            out.extend_from_slice(br#","pkid":"#);
+            number(out, message.packet_id().into());
+            out.push(b'}');
+        }
         out.push(b'}');
     }
-    out.push(b'}');
 }
 
 /// The receive sequence number of message `index`: the sequences are those of the messages that the plugin does not hold.
-fn sequence(delivery: &Delivery, index: usize) -> Option<u64> {
+pub(super) fn sequence(delivery: &Delivery, index: usize) -> Option<u64> {
     let Batch { sequences, .. } = &*delivery.batch;
     let held = |verdicts: &[Verdict]| verdicts.iter().filter(|verdict| **verdict == Verdict::Hold).count();
     let mut rank = index as u64;
-    let known: u64 = sequences.runs().iter().map(|run| run.end - run.start).sum();
-    if known != delivery.batch.len() as u64 {
+    if sequences.len() != delivery.batch.len() as u64 {
         rank -= held(delivery.outcome.verdicts.get(..index)?) as u64;
     }
-    for run in sequences.runs() {
-        let length = run.end - run.start;
-        if rank < length {
-            return Some(run.start + rank);
-        }
-        rank -= length;
-    }
-    None
+    sequences.get(rank)
 }
 
 /// What a dead letter is about.

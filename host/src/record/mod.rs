@@ -16,7 +16,7 @@ use crate::delivery::{Delivery, Origin, Stage};
 use crate::message::Message;
 use crate::metrics::SourceMetrics;
 
-pub use json::write_jsonl;
+pub use json::{EventShape, write_jsonl};
 pub use template::{MAX_TOPIC, is_legal_topic};
 
 /// Where the messages of a source come from, as events and dead letters say it.
@@ -46,6 +46,8 @@ pub struct PluginName {
 pub struct Shape {
     /// Destination, key, format.
     pub record: config::Record,
+    /// What the JSON event of a forwarded message looks like.
+    pub events: EventShape,
     /// Where the messages come from.
     pub from: Provenance,
     /// What happens to a record that the sink can never take.
@@ -55,21 +57,19 @@ pub struct Shape {
     /// Receives the reason when a record can never be taken and `on_fault` is [`BadMessage::Stop`]. The delivery is then never
     /// settled.
     pub stop: mpsc::UnboundedSender<String>,
-    /// `"metadata":{"client_id":...,"broker":...` of a JSON event: the same for every message.
-    metadata: Vec<u8>,
 }
 
 impl Shape {
     /// The shape of a source's records.
     pub fn new(
         record: config::Record,
+        events: EventShape,
         from: Provenance,
         on_fault: BadMessage,
         metrics: Arc<SourceMetrics>,
         stop: mpsc::UnboundedSender<String>,
     ) -> Self {
-        let metadata = json::metadata(&from);
-        Shape { record, from, on_fault, metrics, stop, metadata }
+        Shape { record, events, from, on_fault, metrics, stop }
     }
 }
 
@@ -191,7 +191,10 @@ impl<'a> Record<'a> {
         match self.what {
             What::Message(message) => match self.delivery.shape.record.format {
                 Format::Raw => out.extend_from_slice(message.payload()),
-                Format::Json => json::event(&self.delivery.shape, self.delivery, message, out),
+                Format::Json => {
+                    let id = json::sequence(self.delivery, message.index());
+                    self.delivery.shape.events.write(message, id, self.delivery.batch.oversized, out);
+                }
             },
             What::Output(index, _) => out.extend_from_slice(self.delivery.outcome.outputs.values.get(index)),
             What::DeadLetter { message, output, stage, reason } => {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
-use crate::config::Template;
+use crate::config::{Mqtt, Template};
 use crate::delivery::DeadLetter;
 use crate::message::{Batch, Flags, Outcome, OutputColumn, Outputs, QoS, Tally, Verdict};
 
@@ -19,8 +19,6 @@ pub(crate) fn record(topic: &str, format: Format) -> config::Record {
         format,
         dead_letter_topic: "events.dlq".into(),
         partitions: None,
-        parse_json_payload: true,
-        include_metadata: true,
     }
 }
 
@@ -32,7 +30,9 @@ pub(crate) fn shape(record: config::Record, on_fault: BadMessage) -> (Arc<Shape>
         broker: "localhost:1883".into(),
         plugin: Some(PluginName { name: "filter.wasm".into(), sha256: "ab12".into() }),
     };
-    (Arc::new(Shape::new(record, from, on_fault, Arc::default(), stop)), stopped)
+    let mut mqtt = Mqtt::new(from.broker.as_str(), ["#"]).unwrap();
+    mqtt.client_id.clone_from(&from.client_id);
+    (Arc::new(Shape::new(record, EventShape::new(&mqtt), from, on_fault, Arc::default(), stop)), stopped)
 }
 
 /// Messages at QoS 1, packet ids from 1, sequence numbers from 100, all tallied as committed.
@@ -103,9 +103,11 @@ fn a_payload_is_json_only_when_all_of_it_is() {
 
 #[test]
 fn a_json_payload_can_stay_text() {
-    let mut record = record("events", Format::Json);
-    (record.parse_json_payload, record.include_metadata) = (false, false);
-    let (delivery, _) = delivery_of(shape(record, BadMessage::DeadLetter).0, &[("a", b"{\"t\":1}")]);
+    let mut mqtt = Mqtt::new("h", ["#"]).unwrap();
+    (mqtt.parse_json_payload, mqtt.include_metadata) = (false, false);
+    let (mut shape, _stopped) = shape(record("events", Format::Json), BadMessage::DeadLetter);
+    Arc::get_mut(&mut shape).unwrap().events = EventShape::new(&mqtt);
+    let (delivery, _) = delivery_of(shape, &[("a", b"{\"t\":1}")]);
     assert_eq!(
         value(&Record::new(&delivery, Origin::Message(0))),
         r#"{"topic":"a","payload":"{\"t\":1}","qos":1,"retain":false,"timestamp":"2023-11-14T22:13:20.123456789Z"}"#

@@ -116,6 +116,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!((mqtt.session_expiry_secs, mqtt.keep_alive), (u32::MAX, Duration::from_secs(60)));
     assert_eq!((mqtt.connect_timeout, mqtt.max_inflight), (Duration::from_secs(30), 1_000));
     assert_eq!((mqtt.max_inflight_bytes, mqtt.max_packet_size, mqtt.max_batch), (64 << 20, 256 << 10, 2_048));
+    assert!(mqtt.parse_json_payload && mqtt.include_metadata);
     assert!(mqtt.auth.is_none() && mqtt.tls.is_none() && mqtt.last_will.is_none() && source.plugin.is_none());
     assert_eq!((source.on_reject, source.on_fault), (BadMessage::DeadLetter, BadMessage::DeadLetter));
     let record = Record {
@@ -124,8 +125,6 @@ fn what_is_left_out_has_its_default() {
         format: Format::Json,
         dead_letter_topic: "t.dlq".into(),
         partitions: None,
-        parse_json_payload: true,
-        include_metadata: true,
     };
     assert_eq!(source.record, record);
     let listen: SocketAddr = ([127, 0, 0, 1], 9091).into();
@@ -218,7 +217,7 @@ fn everything_can_be_set() {
         (record.key.as_ref(), record.partitions, record.dead_letter_topic.as_str()),
         (None, Some(8), "dead")
     );
-    assert!(!record.parse_json_payload && !record.include_metadata);
+    assert!(!mqtt.parse_json_payload && !mqtt.include_metadata);
     assert_eq!((one.on_reject, one.on_fault), (BadMessage::Drop, BadMessage::Stop));
     let plugin = one.plugin.as_ref().unwrap();
     assert_eq!(plugin.sha256.unwrap()[..4], [0, 1, 2, 3]);
