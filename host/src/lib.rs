@@ -1,4 +1,28 @@
 //! MQTT to Rivven through a sandboxed WebAssembly component, acknowledged after commit.
+//!
+//! The program is `rivven-mqtt`. As a library the crate reads MQTT for you: [`MqttSource`] gives out messages, and acknowledges
+//! each one when you say so.
+//!
+//! ```no_run
+//! use rivven_mqtt::{MqttSource, MqttSourceConfig};
+//!
+//! # async fn f() -> Result<(), rivven_mqtt::MqttError> {
+//! let mut config = MqttSourceConfig::new("mqtt://localhost:1883", ["sensors/+/temperature"])?;
+//! config.client_id = "iot-1".into();
+//! config.clean_session = false; // what arrives while we are away waits for us
+//!
+//! let source = MqttSource::new(config)?;
+//! while let Some(event) = source.read().await? {
+//!     // Asking for the next event acknowledges this one.
+//!     println!("{} {:?}", event.topic(), event.text());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Stages never import each other: [`mqtt`] (or a library's caller, [`source`]) reads batches of [`message`]s, [`processor`] takes
+//! them through a [`plugin`], a [`sink`] writes the [`record`]s, [`pipeline`] wires them. [`config`] is what all of them are
+//! told, [`error`] what can go wrong, [`metrics`] and [`status`] what an operator sees through [`http`].
 
 pub mod cli;
 pub mod config;
@@ -17,6 +41,13 @@ pub mod processor;
 pub mod properties;
 pub mod record;
 pub mod sink;
+pub mod source;
 pub mod status;
+mod thread;
 pub mod tls;
 pub mod trial;
+
+pub use config::Mqtt as MqttSourceConfig;
+pub use error::MqttError;
+pub use message::QoS;
+pub use source::{Catalog, CheckReport, Event, EventBatch, MqttSource, SourceOptions};

@@ -29,6 +29,7 @@ use crate::processor::{Context, PassAll, Processor, Stop, Transform};
 use crate::record::{EventShape, PluginName, Provenance, Shape};
 use crate::sink::{Discard, FileSink, RivvenSink, Sink};
 use crate::status::{Part, Status};
+use crate::thread;
 
 /// How long workers may take to end when nothing is left to do for them.
 const LAST_CALL: Duration = Duration::from_secs(2);
@@ -158,6 +159,7 @@ impl Host {
             status: status.clone(),
             aggregating: plugin.as_ref().is_some_and(Plugin::aggregates),
             grace: settings.shutdown_grace,
+            fail_fast: false,
         };
         let outlet = Outlet { workers: channels, back: settled };
         let handle = SourceHandle { name: name.into(), metrics, status, plugin_metrics };
@@ -209,8 +211,7 @@ impl Host {
     }
 }
 
-/// Runs a source on a thread and a runtime of its own. On a shared runtime each arrival of data wakes whichever thread waits for
-/// the socket, though the driver is at work on another already: that cost more than all of the decoding.
+/// Runs a source on a thread of its own.
 fn spawn_source(
     source: SourceHandle,
     driver: Driver,
@@ -218,17 +219,13 @@ fn spawn_source(
     shutdown: watch::Receiver<bool>,
     stopped: mpsc::UnboundedReceiver<String>,
 ) -> Result<oneshot::Receiver<Result<(), HostError>>, HostError> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(HostError::Thread)?;
     let (end, ended) = oneshot::channel();
-    std::thread::Builder::new()
-        .name(format!("{}-mqtt", source.name))
-        .spawn(move || {
-            let result = runtime.block_on(run_source(source, driver, outlet, shutdown, stopped));
-            // The host may be gone.
-            let _ = end.send(result);
-        })
-        .map_err(HostError::Thread)?;
+    let name = format!("{}-mqtt", source.name);
+    thread::run_alone(name, run_source(source, driver, outlet, shutdown, stopped), |result| {
+        // The host may be gone.
+        let _ = end.send(result);
+    })
+    .map_err(HostError::Thread)?;
     Ok(ended)
 }
 

@@ -39,6 +39,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub struct Setup {
     lines: Vec<String>,
+    listener_lines: Vec<String>,
     password: bool,
     certificates: Option<Certificates>,
 }
@@ -48,6 +49,13 @@ impl Setup {
     #[must_use]
     pub fn line(mut self, line: impl Into<String>) -> Self {
         self.lines.push(line.into());
+        self
+    }
+
+    /// Adds a line about the plain listener, such as `max_qos 0`.
+    #[must_use]
+    pub fn listener_line(mut self, line: impl Into<String>) -> Self {
+        self.listener_lines.push(line.into());
         self
     }
 
@@ -154,6 +162,9 @@ impl Setup {
             let _ = writeln!(text, "{line}");
         }
         let _ = writeln!(text, "listener {plain}\nsocket_domain ipv4");
+        for line in &self.listener_lines {
+            let _ = writeln!(text, "{line}");
+        }
         if self.certificates.is_some() {
             let _ = writeln!(text, "listener {tls}\nsocket_domain ipv4");
             let _ = writeln!(

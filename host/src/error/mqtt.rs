@@ -45,7 +45,16 @@ pub enum MqttError {
     /// The TLS settings cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The CONNACK refuses the connection (3.1.1 section 3.2.2.3, 5.0 section 3.2.2.2).
+    /// The CONNACK refuses the user name or the password, or what they stand for is not allowed to connect: return codes 4 and 5
+    /// of 3.1.1 (section 3.2.2.3), reason codes 0x86 and 0x87 of 5.0 (section 3.2.2.2).
+    #[error("the MQTT broker refused the login: {reason} (code {code:#04x})")]
+    BadCredentials {
+        /// Return code or reason code.
+        code: u8,
+        /// What it means, and what the broker adds.
+        reason: String,
+    },
+    /// The CONNACK refuses the connection for another reason (3.1.1 section 3.2.2.3, 5.0 section 3.2.2.2).
     #[error("the MQTT broker refused the connection: {reason} (code {code:#04x})")]
     Refused {
         /// Return code or reason code.
@@ -123,6 +132,9 @@ pub enum MqttError {
         /// What does not fit.
         reason: String,
     },
+    /// A bug of this program: the thread of the source has panicked.
+    #[error("the thread of the source has died; what was not acknowledged stays with the broker")]
+    Died,
     /// The plugin workers ended though nobody asked them to.
     #[error("the plugin workers of the source are gone; unacknowledged messages stay with the broker")]
     WorkersGone,
@@ -134,4 +146,72 @@ pub enum MqttError {
         /// Why the last one failed.
         source: Box<MqttError>,
     },
+}
+
+impl MqttError {
+    /// What a refusing CONNACK means: its return code (3.1.1) or reason code (5.0), and what the broker says.
+    pub(crate) fn refused(code: u8, reason: String) -> Self {
+        match code {
+            4 | 5 | 0x86 | 0x87 => MqttError::BadCredentials { code, reason },
+            _ => MqttError::Refused { code, reason },
+        }
+    }
+
+    /// Whether trying again with the same settings is in vain until somebody changes them, here or at the broker: a wrong
+    /// password, a refused subscription, an unusable certificate. What the network or a busy broker causes is not.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            MqttError::Config { .. }
+            | MqttError::BadCredentials { .. }
+            | MqttError::Subscription { .. }
+            | MqttError::Tls(_)
+            | MqttError::Store { .. }
+            | MqttError::Encode { .. }
+            | MqttError::GaveUp { .. } => true,
+            // The version, the client id, the authentication method, a ban, the last will: 3.1.1 section 3.2.2.3, 5.0 section
+            // 3.2.2.2. The others are those of a broker that has trouble of its own.
+            MqttError::Refused { code, .. } => {
+                matches!(code, 1 | 2 | 0x81 | 0x82 | 0x84 | 0x85 | 0x8a | 0x8c | 0x90 | 0x95 | 0x99..=0x9b)
+            }
+            // Only TLS itself says such things; a connection that breaks is another error.
+            MqttError::Handshake { source, .. } => {
+                source.get_ref().is_some_and(|error| error.is::<tokio_rustls::rustls::Error>())
+            }
+            _ => false,
+        }
+    }
+
+    /// What to do about it, for a person; `None` where the error says it already.
+    pub fn advice(&self) -> Option<&'static str> {
+        Some(match self {
+            MqttError::Connect { .. } => {
+                "look whether the broker runs, whether broker_url has its host and port, and what is between (nc -zv HOST PORT)"
+            }
+            MqttError::Timeout { waiting_for: "CONNACK", .. } => {
+                "look whether an MQTT broker listens on this port, and whether it expects TLS there (mqtts://)"
+            }
+            MqttError::Timeout { .. } => {
+                "look at the network and firewalls between, or raise connect_timeout_secs"
+            }
+            MqttError::Handshake { .. } => {
+                "look at ca_cert, server_name and the client certificate, and whether the port is the broker's TLS port"
+            }
+            MqttError::BadCredentials { .. } => {
+                "correct auth.username and auth.password, or let the broker allow this client"
+            }
+            MqttError::Refused { code: 1 | 0x84, .. } => "set mqtt_version to the broker's",
+            MqttError::Refused { code: 2 | 0x85, .. } => "set another client_id, one that the broker allows",
+            MqttError::Refused { .. } => "look into the log of the broker",
+            MqttError::Subscription { .. } => {
+                "let the broker allow the filter for this user, or take it out of topics"
+            }
+            MqttError::Closed | MqttError::Io(_) => {
+                "look into the log of the broker; a broker that expects TLS, or a WebSocket, closes like this too"
+            }
+            MqttError::Store { .. } => {
+                "look whether the folder is writable and whether another process uses it"
+            }
+            _ => return None,
+        })
+    }
 }

@@ -10,7 +10,7 @@ const LEAST: Duration = Duration::from_millis(5);
 /// Exponential backoff with full jitter: before each attempt a delay drawn evenly from 0 to a ceiling that grows by the
 /// multiplier up to the maximum.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     retry: Retry,
     ceiling: Duration,
     attempts: u32,

@@ -26,7 +26,7 @@ const MAX_UNWRITTEN: usize = 1 << 20;
 /// After so many reads without a pause the time is looked at.
 const READS_PER_LOOK: u64 = 256;
 /// How long the goodbye may take: DISCONNECT, and the broker closing its side.
-const GOODBYE: Duration = Duration::from_secs(1);
+pub(super) const GOODBYE: Duration = Duration::from_secs(1);
 
 pub(super) struct Connection<'a> {
     driver: &'a Driver,

@@ -22,7 +22,7 @@ use crate::message::{Batch, Flags, QoS};
 use crate::metrics::{MqttSourceMetrics, SourceMetrics};
 
 /// A packet that is no PUBLISH and has more is not taken.
-const MAX_OTHER: usize = 64 << 10;
+pub(super) const MAX_OTHER: usize = 64 << 10;
 /// Duplicates that may wait for an acknowledgement besides the messages of the window.
 const MAX_DUPLICATES: usize = 1 << 16;
 /// Batches that are kept for the next use, and the greatest of their columns.
@@ -359,7 +359,8 @@ impl Intake {
     }
 }
 
-fn malformed(packet: &[u8], reason: &'static str) -> MqttError {
+/// A packet, of which at least the first byte is there, that cannot be parsed.
+pub(super) fn malformed(packet: &[u8], reason: &'static str) -> MqttError {
     let name = packet::name(packet.first().copied().unwrap_or_default());
     packet::error(name, reason, if reason == publish::EMPTY_TOPIC { PROTOCOL_ERROR } else { MALFORMED })
 }

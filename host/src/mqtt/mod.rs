@@ -7,6 +7,7 @@ pub mod filter;
 mod intake;
 mod lane;
 mod packet;
+pub(crate) mod probe;
 mod publish;
 mod reason;
 mod session;
@@ -14,7 +15,7 @@ mod store;
 mod subscribe;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests;
@@ -33,7 +34,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
-use self::backoff::Backoff;
 use self::connection::Connection;
 use self::intake::Intake;
 use self::publish::ReadBuffer;
@@ -43,6 +43,7 @@ use crate::message::{Batch, Work};
 use crate::metrics::SourceMetrics;
 use crate::status::{Part, Status};
 
+pub(crate) use self::backoff::Backoff;
 pub use self::filter::{validate_filter, validate_topic_name};
 
 /// A connection that lasted so long was a good one: what ends it is not answered with a longer delay than the first.
@@ -67,6 +68,9 @@ pub struct Driver {
     pub aggregating: bool,
     /// How long a shutdown may wait for messages in flight.
     pub grace: Duration,
+    /// Whether an error that waiting does not mend ([`MqttError::is_permanent`]) ends the source. Otherwise it is tried again
+    /// like all others: the settings of a broker may be mended while a host runs.
+    pub fail_fast: bool,
 }
 
 /// The driver's end of the channels to the plugin workers.
@@ -87,7 +91,8 @@ impl Driver {
     /// # Errors
     /// [`MqttError::GaveUp`] after `max_attempts` failed attempts in a row; [`MqttError::WorkersGone`] when a worker or all
     /// senders of `back` are gone without a shutdown; [`MqttError::Store`] when the session's state cannot be read or made
-    /// durable; [`MqttError::Encode`] when a setting does not fit into a packet.
+    /// durable; [`MqttError::Encode`] when a setting does not fit into a packet; with [`fail_fast`](Self::fail_fast) whatever
+    /// waiting does not mend.
     pub async fn run(self, outlet: Outlet, shutdown: watch::Receiver<bool>) -> Result<(), MqttError> {
         let mut shutdown = Shutdown::new(shutdown);
         self.status.not_ready(Part::Mqtt, "connecting");
@@ -122,6 +127,10 @@ impl Driver {
             if grace.is_some() {
                 warn!(source = self.name, reason = chain(&error), "lost the MQTT connection while draining");
                 break;
+            }
+            if self.fail_fast && up.is_none() && error.is_permanent() {
+                self.status.not_ready(Part::Mqtt, chain(&error));
+                return Err(error);
             }
             let Some(delay) = backoff.failed() else {
                 self.status.not_ready(Part::Mqtt, chain(&error));
@@ -162,7 +171,7 @@ impl Driver {
         let stream = stream.map_err(|_| MqttError::Timeout {
             broker: self.settings.url.to_string(),
             after,
-            waiting_for: if self.settings.tls.is_some() { "TCP and TLS" } else { "TCP" },
+            waiting_for: transport::layers(&self.settings),
         })??;
         let mut connection = Connection::new(self, stream, intake, buffer, deadline)?;
         let result = connection.run(shutdown, grace).await;

@@ -45,7 +45,7 @@ pub(super) fn accepted(
     known: Option<&Subscribed>,
 ) -> Result<(Phase, Vec<u8>), MqttError> {
     if let Some((code, reason)) = &connack.refused {
-        return Err(MqttError::Refused { code: *code, reason: reason.clone() });
+        return Err(MqttError::refused(*code, reason.clone()));
     }
     if connack.session_present && settings.clean_session {
         let reason = "it speaks of a session, but a clean one was asked for (MQTT-3.2.2-1)";
@@ -79,7 +79,7 @@ pub(super) fn suback(
     phase: &mut Phase,
     settings: &Mqtt,
     packet_id: u16,
-    granted: &[Result<QoS, String>],
+    answers: &[Result<QoS, String>],
 ) -> Result<(), MqttError> {
     let Phase::Subscribing { subscribed: subscribed @ false, .. } = phase else {
         return Err(packet::error("SUBACK", "nothing was asked for", PROTOCOL_ERROR));
@@ -91,21 +91,26 @@ pub(super) fn suback(
             PROTOCOL_ERROR,
         ));
     }
-    if granted.len() != settings.topics.len() {
-        let reason = format!("{} codes for {} filters", granted.len(), settings.topics.len());
+    if answers.len() != settings.topics.len() {
+        let reason = format!("{} codes for {} filters", answers.len(), settings.topics.len());
         return Err(packet::error("SUBACK", reason, PROTOCOL_ERROR));
     }
-    for (filter, granted) in settings.topics.iter().zip(granted) {
-        let reason = match granted {
-            Ok(qos) if *qos >= settings.qos => continue,
-            Ok(qos) => format!("the broker grants only QoS {}, not {}", *qos as u8, settings.qos as u8),
-            Err(reason) => reason.clone(),
-        };
-        return Err(MqttError::Subscription { filter: filter.clone(), reason });
+    for (filter, answer) in settings.topics.iter().zip(answers) {
+        granted(filter, settings.qos, answer)?;
     }
     *subscribed = true;
     advance(phase);
     Ok(())
+}
+
+/// Whether a filter is granted with the QoS that was asked for.
+pub(super) fn granted(filter: &str, wanted: QoS, answer: &Result<QoS, String>) -> Result<(), MqttError> {
+    let reason = match answer {
+        Ok(qos) if *qos >= wanted => return Ok(()),
+        Ok(qos) => format!("the broker grants only QoS {}, not {}", *qos as u8, wanted as u8),
+        Err(reason) => reason.clone(),
+    };
+    Err(MqttError::Subscription { filter: filter.to_owned(), reason })
 }
 
 /// UNSUBACK of the stale filters.

@@ -106,6 +106,7 @@ pub fn driver(settings: Mqtt, state_dir: &Path) -> Driver {
         status: Status::default(),
         aggregating: false,
         grace: PATIENCE,
+        fail_fast: false,
     }
 }
 
@@ -204,7 +205,7 @@ impl Broker {
 }
 
 impl Peer {
-    pub fn new(stream: Box<dyn super::transport::Stream>) -> Self {
+    pub(in crate::mqtt) fn new(stream: Box<dyn super::transport::Stream>) -> Self {
         Peer { stream, bytes: BytesMut::new() }
     }
 

@@ -317,10 +317,7 @@ async fn why_a_connection_ended_is_named() {
     let (broker, port) = Broker::new().await;
     let running = start_with(port, |settings| settings.version = Version::V5);
     for (script, reason) in [
-        (
-            &[0x20, 3, 0, 0x86, 0][..],
-            "refused the connection: the user name or the password is wrong (code 0x86)",
-        ),
+        (&[0x20, 3, 0, 0x86, 0][..], "refused the login: the user name or the password is wrong (code 0x86)"),
         (&[0x20, 3, 0, 0, 0, 0xe0, 1, 0x8e], "another client connected with the client id `me`"),
         (&[0x20, 3, 0, 0, 0, 0xe0, 0], "the MQTT broker disconnected: without a reason (code 0x00)"),
         (&[0x20, 3, 0, 0, 0, 0xf0, 0], "AUTH from the MQTT broker: enhanced authentication is not supported"),

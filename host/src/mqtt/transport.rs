@@ -21,6 +21,11 @@ const PROBES: u32 = 3;
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
+/// What [`connect`] waits for, for an error.
+pub(super) fn layers(settings: &Mqtt) -> &'static str {
+    if settings.tls.is_some() { "TCP and TLS" } else { "TCP" }
+}
+
 /// Connects to the broker's first address that answers, and does the TLS handshake where it is asked for.
 pub(super) async fn connect(settings: &Mqtt) -> Result<Box<dyn Stream>, MqttError> {
     let broker = || settings.url.to_string();
