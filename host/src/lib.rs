@@ -50,4 +50,5 @@ pub mod trial;
 pub use config::Mqtt as MqttSourceConfig;
 pub use error::MqttError;
 pub use message::QoS;
+pub use metrics::{MqttSourceMetrics, MqttSourceMetricsSnapshot};
 pub use source::{Catalog, CheckReport, Event, EventBatch, MqttSource, SourceOptions};

@@ -36,6 +36,44 @@
 //! # }
 //! ```
 //!
+//! What it counts, for a person, as Prometheus text and as JSON:
+//!
+//! ```
+//! # use rivven_mqtt::{MqttSource, MqttSourceConfig};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let config = MqttSourceConfig::new("mqtt://localhost:1", ["devices/#"])?;
+//! # let elapsed_secs = 60.0;
+//! let source = MqttSource::new(config)?;
+//! // ... receive messages ...
+//!
+//! let snapshot = source.metrics().snapshot();
+//! println!("Messages received: {}", snapshot.messages_received);
+//! println!("Bytes received: {}", snapshot.bytes_received);
+//! println!("Connections: {}", snapshot.connections);
+//! println!("Disconnections: {}", snapshot.disconnections);
+//! println!("Errors: {}", snapshot.errors);
+//!
+//! // Computed metrics
+//! println!("Avg receive latency: {:.2}ms", snapshot.avg_receive_latency_ms());
+//! println!("Avg batch size: {:.1}", snapshot.avg_batch_size());
+//! println!("Throughput: {:.0} msg/s", snapshot.messages_per_second(elapsed_secs));
+//! println!("Error rate: {:.1}%", snapshot.error_rate_percent());
+//!
+//! let snapshot = source.metrics().snapshot();
+//! let prometheus_output = snapshot.to_prometheus_format("rivven");
+//! # let first = "# HELP rivven_mqtt_source_messages_received_total Total messages received\n\
+//! #     # TYPE rivven_mqtt_source_messages_received_total counter\n\
+//! #     rivven_mqtt_source_messages_received_total 0\n";
+//! # assert!(prometheus_output.starts_with(first), "{prometheus_output}");
+//!
+//! let snapshot = source.metrics().snapshot();
+//! let json = serde_json::to_string(&snapshot)?;
+//! // {"messages_received":10000,"bytes_received":500000,...}
+//! # assert!(json.starts_with(r#"{"messages_received":0,"bytes_received":0,"#), "{json}");
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Batches, committed by the caller before they are acknowledged, and settings from anything that serde reads:
 //!
 //! ```
@@ -75,7 +113,7 @@ use tokio::time::timeout;
 use self::queue::{Queue, Receipt};
 use crate::config::Mqtt;
 use crate::error::MqttError;
-use crate::metrics::{Ledger, SourceMetrics};
+use crate::metrics::{Ledger, MqttSourceMetrics, SourceMetrics};
 use crate::record::EventShape;
 use crate::status::Status;
 
@@ -249,8 +287,8 @@ impl MqttSource {
     }
 
     /// What the source counts.
-    pub fn metrics(&self) -> &SourceMetrics {
-        &self.shared.metrics
+    pub fn metrics(&self) -> &MqttSourceMetrics {
+        &self.shared.metrics.mqtt
     }
 
     /// What became of the messages that were received: committed are those that were acknowledged by their readers, in flight
