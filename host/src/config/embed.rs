@@ -257,13 +257,13 @@ mod tests {
     fn a_text_has_lines() {
         assert_eq!(
             problems(Mqtt::from_yaml("broker_url: h\ntopics: [a/#/b]\nkeep_alive_secs: 4\n")),
-            "2:10: topics[0]: is no topic filter: # must be the last level\n\
+            "2:10: topics[0]: is `a/#/b`, which is no topic filter: # must be the last level\n\
              3:18: keep_alive_secs: is `4` (expected an integer from 5 to 65535)"
         );
         assert_eq!(problems(Mqtt::new("", ["a"])), "broker_url: has no host (expected HOST:PORT)");
         assert_eq!(
             problems(Mqtt::new("h", [""])),
-            "topics[0]: is no topic filter: a topic filter is not empty"
+            "topics[0]: is the text ``, which is no topic filter: a topic filter is not empty"
         );
         assert_eq!(
             problems(Mqtt::new("h", Vec::<String>::new())),

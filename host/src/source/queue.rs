@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
+use tracing::warn;
 
 use super::{Event, EventBatch, Shared};
 use crate::config::Retry;
@@ -161,6 +162,9 @@ fn start(shared: &Shared) -> Result<Worker, MqttError> {
         }
         driver.await
     };
+    for risk in shared.config.risks() {
+        warn!(source = shared.name(), "{risk}");
+    }
     thread::run_alone(format!("{}-mqtt", shared.name()), alone, move |result| {
         // Nobody may wait for it any more.
         let _ = end.send(result);
