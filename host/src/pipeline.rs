@@ -298,33 +298,34 @@ fn work_off(
 }
 
 /// The plugin of a source, and what decides on each worker's thread.
-struct Loaded {
-    plugin: Option<Plugin>,
+pub(crate) struct Loaded {
+    pub(crate) plugin: Option<Plugin>,
     metrics: Option<Arc<PluginMetrics>>,
     transforms: Vec<Box<dyn Transform>>,
 }
 
 fn load_plugins(config: &Config) -> Result<Vec<Loaded>, HostError> {
     let mut sandbox = None;
+    config.sources.iter().map(|(name, source)| load(&mut sandbox, name, source)).collect()
+}
 
-    let load = |(name, source): (&String, &Source)| {
-        let Some(plugin) = &source.plugin else {
-            return Ok(Loaded { plugin: None, metrics: None, transforms: vec![Box::new(PassAll)] });
-        };
-        let sandbox = match &sandbox {
-            Some(sandbox) => sandbox,
-            None => sandbox.insert(Sandbox::new()?),
-        };
-        let description = Arc::new(describe(&source.mqtt));
-        let host = PluginHost::new(name, &plugin.limits);
-        let metrics = Some(host.metrics.clone());
-        let loaded = Plugin::load(sandbox, plugin, description, host)?;
-        let workers = (0..plugin.workers).map(|_| Ok(Box::new(loaded.worker()?) as Box<dyn Transform>));
-        let transforms = workers.collect::<Result<_, PluginError>>()?;
-        info!(source = %name, plugin = loaded.name(), sha256 = loaded.sha256_hex(), "plugin ready");
-        Ok(Loaded { plugin: Some(loaded), metrics, transforms })
+/// Loads the plugin of a source and starts its workers, which calls `init`. The first plugin makes the sandbox of all.
+pub(crate) fn load(sandbox: &mut Option<Sandbox>, name: &str, source: &Source) -> Result<Loaded, HostError> {
+    let Some(plugin) = &source.plugin else {
+        return Ok(Loaded { plugin: None, metrics: None, transforms: vec![Box::new(PassAll)] });
     };
-    config.sources.iter().map(load).collect()
+    let sandbox = match sandbox {
+        Some(sandbox) => sandbox,
+        None => sandbox.insert(Sandbox::new()?),
+    };
+    let description = Arc::new(describe(&source.mqtt));
+    let host = PluginHost::new(name, &plugin.limits);
+    let metrics = Some(host.metrics.clone());
+    let loaded = Plugin::load(sandbox, plugin, description, host)?;
+    let workers = (0..plugin.workers).map(|_| Ok(Box::new(loaded.worker()?) as Box<dyn Transform>));
+    let transforms = workers.collect::<Result<_, PluginError>>()?;
+    info!(source = %name, plugin = loaded.name(), sha256 = loaded.sha256_hex(), "plugin ready");
+    Ok(Loaded { plugin: Some(loaded), metrics, transforms })
 }
 
 fn describe(mqtt: &Mqtt) -> SourceDescription {
@@ -353,8 +354,8 @@ fn open(config: &Config, kind: SinkKind) -> Result<Arc<dyn Sink>, HostError> {
     })
 }
 
-/// The topics that a source is known to write to.
-fn known_topics(source: &Source) -> Vec<(String, Option<u32>)> {
+/// The topics that a source is known to write to, and the partitions that they get should they have to be created.
+pub(crate) fn known_topics(source: &Source) -> Vec<(String, Option<u32>)> {
     let record = &source.record;
     let dead_letters =
         source.on_reject == BadMessage::DeadLetter || source.on_fault == BadMessage::DeadLetter;

@@ -4,6 +4,8 @@
 // This is the one part of the library that talks to a terminal.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod check;
+mod discover;
 mod plugin;
 mod schema;
 
@@ -48,6 +50,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Run),
+    Check(check::Check),
+    Discover(discover::Discover),
     /// Look at a plugin, or try it without any broker
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -130,6 +134,8 @@ fn parse_sink(text: &str) -> Result<SinkKind, String> {
 pub async fn execute(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
         Command::Run(arguments) => run(arguments).await,
+        Command::Check(arguments) => check::execute(&arguments).await,
+        Command::Discover(arguments) => discover::execute(&arguments),
         Command::Plugin(command) => plugin::execute(&command),
         Command::Schema(_) => schema::execute(),
     };
@@ -172,7 +178,7 @@ async fn run(arguments: Run) -> Result<u8> {
     let mut signals = Signals::new()?;
     let config = config::load(&arguments.config, arguments.sink == SinkKind::Rivven)?;
     for config::Risk { source, key, what } in config.risks() {
-        warn!(source, key, "{what}");
+        warn!(source, "{key} {what}");
     }
     let listener = http::bind(config.settings.http).await?;
     info!(version = env!("CARGO_PKG_VERSION"), sources = config.sources.len(), "starting");

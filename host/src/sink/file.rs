@@ -65,6 +65,33 @@ impl FileSink {
         Ok(Self::new(Output { length: Some(length), fsync, ..Output::stream(Box::new(opened)) }))
     }
 
+    /// Whether [`open`](Self::open) would work. Neither makes nor changes the file.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`open`](Self::open).
+    pub fn probe(file: &Path) -> Result<(), SinkError> {
+        let failed = |source| SinkError::Open { file: file.to_owned(), source };
+        match std::fs::metadata(file) {
+            // A pipe would block until somebody reads it.
+            Ok(metadata) if !metadata.is_file() && !metadata.is_dir() => Ok(()),
+            Ok(_) => {
+                match OpenOptions::new().append(true).read(true).open(file).map_err(failed)?.try_lock() {
+                    Ok(()) => Ok(()),
+                    Err(TryLockError::WouldBlock) => Err(SinkError::InUse { file: file.to_owned() }),
+                    Err(TryLockError::Error(source)) => Err(failed(source)),
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+                let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+                rustix::fs::access(folder.unwrap_or(Path::new(".")), access)
+                    .map_err(|error| failed(error.into()))
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
     /// Writes to stdout.
     ///
     /// # Errors

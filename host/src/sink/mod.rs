@@ -17,7 +17,7 @@ use crate::status::{Part, Status};
 
 pub use discard::Discard;
 pub use file::FileSink;
-pub use rivven::RivvenSink;
+pub use rivven::{Probe, RivvenSink, Unusable};
 
 /// Commits deliveries.
 pub trait Sink: Send + Sync {

@@ -7,6 +7,7 @@
 
 mod answer;
 mod flight;
+mod probe;
 mod router;
 mod schedule;
 mod wire;
@@ -20,6 +21,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
+
+pub use self::probe::{Probe, Unusable};
 
 use self::flight::{Item, Refusal};
 use self::router::Router;
@@ -149,9 +152,6 @@ impl RivvenSink {
     ) -> Result<Self, SinkError> {
         if let Some(tls) = &broker.tls {
             tls::connector(tls)?;
-            if tls.insecure_skip_verify {
-                warn!("the certificate of Rivven is not verified (`insecure_skip_verify`)");
-            }
         }
         let connections = broker.connections.max(1);
         let (refused, refusals) = mpsc::unbounded_channel();
