@@ -25,8 +25,12 @@ use crate::wait::wait_for;
 pub const USERNAME: &str = "fleet";
 /// Its password. The space and the quote are there to be mistaken.
 pub const PASSWORD: &str = "correct horse";
-/// The line of mosquitto's password file for the two, as `mosquitto_passwd` writes it.
-const PASSWORD_FILE: &str = "fleet:$7$101$q0UKOyRS+QWB8mXF$K0XRqeEPIPixsrQKYJKrmaenbxxLUtDGVdTBHSCQbMmIShrWHqHf4zp09kSOGQjeqt/4ql5dleEo8Dc9NpLm/Q==\n";
+/// Lines of mosquitto's password file, as `mosquitto_passwd` writes them: the two, and `user`, whom the page of the existing
+/// connector names, with the same password.
+const PASSWORD_FILE: &str = "\
+fleet:$7$101$q0UKOyRS+QWB8mXF$K0XRqeEPIPixsrQKYJKrmaenbxxLUtDGVdTBHSCQbMmIShrWHqHf4zp09kSOGQjeqt/4ql5dleEo8Dc9NpLm/Q==
+user:$7$101$umMh2bw3EU5UpvuR$gU6h9MYbeDtonjVCZPghbUt90FBvZHg9Zw/9JtyvuaU18P32pf+ySUahkdb4Poe9i37+HmkQnMCUi6Qh70sgbQ==
+";
 
 const PLAIN_PORT: u16 = 1883;
 const TLS_PORT: u16 = 8883;

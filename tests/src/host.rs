@@ -57,6 +57,7 @@ pub struct Host {
     process: Process,
     http: u16,
     options: Vec<String>,
+    variables: Vec<(String, String)>,
     folder: TempDir,
 }
 
@@ -77,8 +78,7 @@ impl Host {
         }
         fs::write(folder.path().join("config.yaml"), serde_json::to_string_pretty(&config)?)?;
         let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
-        let process = spawn(folder.path(), &options)?;
-        Ok(Host { process, http, options, folder })
+        Self::spawn(folder, http, options, Vec::new())
     }
 
     /// Starts a host with one source from the text of a configuration without `settings`, once `prepare` has put what it
@@ -89,8 +89,30 @@ impl Host {
         prepare(folder.path())?;
         let settings = format!("\nsettings: {{state_dir: state, http: {{listen: \"127.0.0.1:{http}\"}}}}\n");
         fs::write(folder.path().join("config.yaml"), format!("{text}{settings}"))?;
-        let process = spawn(folder.path(), &[])?;
-        Ok(Host { process, http, options: Vec::new(), folder })
+        Self::spawn(folder, http, Vec::new(), Vec::new())
+    }
+
+    /// Starts a host from a text to which nothing is added, so that its HTTP address is the default one, which may be
+    /// another's: ask it nothing. `prepare` puts what it needs into its folder, and gives the text back.
+    pub fn start_verbatim(
+        variables: &[(&str, &str)],
+        prepare: impl FnOnce(&Path) -> Result<String>,
+    ) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let text = prepare(folder.path())?;
+        fs::write(folder.path().join("config.yaml"), text)?;
+        let variables = variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Self::spawn(folder, 9091, Vec::new(), variables)
+    }
+
+    fn spawn(
+        folder: TempDir,
+        http: u16,
+        options: Vec<String>,
+        variables: Vec<(String, String)>,
+    ) -> Result<Self> {
+        let process = spawn(folder.path(), &options, &variables)?;
+        Ok(Host { process, http, options, variables, folder })
     }
 
     /// Starts it again with the same configuration, state and port, after it has ended.
@@ -98,7 +120,7 @@ impl Host {
         if self.process.status()?.is_none() {
             bail!("the host still runs");
         }
-        self.process = spawn(self.folder.path(), &self.options)?;
+        self.process = spawn(self.folder.path(), &self.options, &self.variables)?;
         Ok(())
     }
 
@@ -219,6 +241,11 @@ impl Host {
         self.folder.path()
     }
 
+    /// The port of its HTTP endpoints.
+    pub fn http_port(&self) -> u16 {
+        self.http
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.process.id()
@@ -249,13 +276,14 @@ impl Host {
     }
 }
 
-fn spawn(folder: &Path, options: &[String]) -> Result<Process> {
+fn spawn(folder: &Path, options: &[String], variables: &[(String, String)]) -> Result<Process> {
     let append = |name: &str| File::options().create(true).append(true).open(folder.join(name));
     let child = Command::new(program("rivven-mqtt")?)
         .args(["run", "-c", "config.yaml"])
         .args(options)
         .current_dir(folder)
         .env_remove("RUST_LOG")
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(append("stdout")?)
         .stderr(append("log")?)
