@@ -17,6 +17,7 @@ pub mod link;
 pub mod markdown;
 pub mod net;
 pub mod process;
+pub mod proxy;
 pub mod rivven;
 pub mod scripted;
 pub mod wait;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rivven_integration_tests::broker::Broker;
 use rivven_integration_tests::certs::Certificates;
 use rivven_integration_tests::client::{Client, Message, publish};
+use rivven_integration_tests::proxy::{Fate, Kind, Proxy};
 use rivven_integration_tests::rivven::Rivven;
 use rumqttc::QoS;
 use testcontainers::core::client::docker_client_instance;
@@ -49,6 +50,30 @@ async fn a_broker_asks_for_a_password() {
     let broker = Broker::setup().password().tls(&certificates).start().await.unwrap();
     Client::connect(broker.port(), "anonymous").await.unwrap_err();
     Client::login(broker.port(), "user").await.unwrap();
+}
+
+/// The proxy carries packets both ways, and cuts once: before or behind the packet that it was told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_cuts_at_a_packet() {
+    let broker = Broker::launch().await.unwrap();
+    let proxy = Proxy::listen(broker.port()).await.unwrap();
+    for (fate, arrives) in [(None, true), (Some(Fate::Lost), false), (Some(Fate::Arrives), true)] {
+        let mut subscriber = Client::connect(proxy.port(), "subscriber").await.unwrap();
+        subscriber.subscribe("plant/#", QoS::AtMostOnce).await.unwrap();
+        if let Some(fate) = fate {
+            proxy.cut_at(Kind::Publish, fate);
+        }
+        publish(broker.port(), QoS::AtMostOnce, [Message::new("plant/a", "x"), Message::new("plant/a", "y")])
+            .await
+            .unwrap();
+        assert_eq!(subscriber.message(TIMEOUT).await.is_ok_and(|message| message.payload == "x"), arrives);
+        proxy.has_cut(TIMEOUT).await.unwrap();
+        assert_eq!(subscriber.message(TIMEOUT).await.is_ok(), fate.is_none());
+        if fate.is_none() {
+            proxy.cut();
+            subscriber.message(TIMEOUT).await.unwrap_err();
+        }
+    }
 }
 
 /// A test that panics leaves no container behind.
