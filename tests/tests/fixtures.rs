@@ -1,6 +1,8 @@
 //! The fixtures do what the other tests rely on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::BTreeSet;
+use std::process::Command;
 use std::time::Duration;
 
 use rivven_integration_tests::broker::Broker;
@@ -115,4 +117,35 @@ async fn rivven_keeps_records_over_a_restart() {
     values.sort_by(|a, b| a.value.cmp(&b.value));
     let expected: Vec<_> = (0..4_u8).map(|n| (Some(vec![n]), vec![n, 255, 0])).collect();
     assert_eq!(values.into_iter().map(|record| (record.key, record.value)).collect::<Vec<_>>(), expected);
+}
+
+/// `cargo test -p rivven-integration-tests --test mqtt_connector` uses what `make test` has compiled: cargo gives a dependency the
+/// features that the selected packages ask for, and one that differs compiles wasmtime again, which takes minutes. Where this
+/// fails, the dependency that asks for the missing feature has to be among the `dev-dependencies` of this package too.
+#[test]
+fn the_tests_alone_have_the_features_of_the_workspace() {
+    let packages = |selection: &[&str]| {
+        let output = Command::new(env!("CARGO"))
+            .args([
+                "tree",
+                "--locked",
+                "--edges",
+                "normal,build,dev",
+                "--prefix",
+                "none",
+                "--format",
+                "{p} {f}",
+            ])
+            .args(selection)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        // One that was shown before is marked.
+        text.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect::<BTreeSet<_>>()
+    };
+    let (workspace, alone) = (packages(&["--workspace"]), packages(&["--package", env!("CARGO_PKG_NAME")]));
+    assert!(alone.len() > 100);
+    assert_eq!(alone.difference(&workspace).collect::<Vec<_>>(), Vec::<&String>::new());
 }
