@@ -1,17 +1,111 @@
 //! TLS of outgoing connections. One crypto provider, named explicitly: the process default belongs to nobody.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use tokio_rustls::rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme,
+};
 
 use crate::config::Tls;
 use crate::error::TlsError;
+
+/// Does the handshake on a connection to `host`.
+///
+/// # Errors
+///
+/// The settings cannot be used, or the handshake fails; then the error names the certificate problem.
+pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+    settings: &Tls,
+    host: &str,
+    stream: S,
+) -> Result<TlsStream<S>, TlsError> {
+    let name = server_name(settings, host)?;
+    let of_files = settings.clone();
+    let connector = tokio::task::spawn_blocking(move || connector(&of_files)).await.map_err(io::Error::other);
+    let connector = connector.map_err(TlsError::Handshake)??;
+    connector.connect(name, stream).await.map_err(|error| match explain(&error, settings) {
+        Some(problem) => problem,
+        None if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+            TlsError::NotTls { reason: error.to_string() }
+        }
+        None => TlsError::Handshake(error),
+    })
+}
+
+/// The certificate problem that ended a connection, if it is one. A server that is not content with the client's certificate says
+/// so after the handshake (RFC 8446, section 4.4.2.4), so this is for what is read later, too.
+pub fn explain(error: &io::Error, settings: &Tls) -> Option<TlsError> {
+    use CertificateError::{
+        BadSignature, ExpiredContext, NotValidForNameContext, NotValidYetContext, UnknownIssuer,
+    };
+    match error.get_ref()?.downcast_ref::<Error>()? {
+        Error::InvalidCertificate(problem) => match problem {
+            ExpiredContext { not_after, .. } => Some(TlsError::Expired { since: rfc_3339(*not_after) }),
+            NotValidYetContext { not_before, .. } => {
+                Some(TlsError::NotYetValid { from: rfc_3339(*not_before) })
+            }
+            NotValidForNameContext { expected, presented } => Some(TlsError::WrongName {
+                wanted: expected.to_str().into_owned(),
+                presented: presented.iter().map(|name| plain_name(name).to_owned()).collect(),
+            }),
+            // The signature is bad when another authority has the same name.
+            UnknownIssuer | BadSignature => {
+                Some(TlsError::UnknownAuthority { ca_cert: settings.ca_cert.clone() })
+            }
+            _ => None,
+        },
+        Error::AlertReceived(alert) => {
+            use AlertDescription::{
+                AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked,
+                CertificateUnknown, DecryptError, HandshakeFailure, UnknownCA, UnsupportedCertificate,
+            };
+            match (alert, &settings.client_cert) {
+                // TLS 1.2 has no name for a certificate that is missing.
+                (CertificateRequired | HandshakeFailure | BadCertificate, None) => {
+                    Some(TlsError::ClientCertificateMissing)
+                }
+                (
+                    BadCertificate
+                    | UnsupportedCertificate
+                    | CertificateRevoked
+                    | CertificateExpired
+                    | CertificateUnknown
+                    | UnknownCA
+                    | AccessDenied,
+                    Some(path),
+                ) => Some(TlsError::ClientCertificateRefused {
+                    path: path.clone(),
+                    alert: format!("{alert:?}"),
+                }),
+                _ => None,
+            }
+        }
+        Error::InvalidMessage(_) => Some(TlsError::NotTls { reason: error.to_string() }),
+        _ => None,
+    }
+}
+
+fn rfc_3339(time: UnixTime) -> String {
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX).to_string()
+}
+
+/// A name as rustls shows it, `DnsName("a.example")` or `IpAddress(127.0.0.1)`, without the kind.
+fn plain_name(name: &str) -> &str {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
+    inner.trim_matches('"')
+}
 
 /// A connector that trusts and presents what `settings` say. Reads the files anew, so that a renewed certificate is used from
 /// the next connection on.

@@ -34,6 +34,8 @@ user:$7$101$umMh2bw3EU5UpvuR$gU6h9MYbeDtonjVCZPghbUt90FBvZHg9Zw/9JtyvuaU18P32pf+
 
 const PLAIN_PORT: u16 = 1883;
 const TLS_PORT: u16 = 8883;
+const WS_PORT: u16 = 9001;
+const WSS_PORT: u16 = 9443;
 /// Where the image has its files, as the official one.
 const CONFIG_FOLDER: &str = "/mosquitto/config";
 const DATA_FOLDER: &str = "/mosquitto/data";
@@ -44,8 +46,10 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Setup {
     lines: Vec<String>,
     listener_lines: Vec<String>,
+    tls_lines: Vec<String>,
     password: bool,
     certificates: Option<Certificates>,
+    websockets: bool,
 }
 
 impl Setup {
@@ -70,38 +74,50 @@ impl Setup {
         self
     }
 
-    /// Adds a listener with TLS, see [`Broker::tls_url`], that has the server certificate of `certificates`; with
-    /// `require_certificate true` among the lines it wants theirs from clients.
+    /// Adds a listener with TLS, see [`Broker::tls_url`], that has the server certificate of `certificates`.
     #[must_use]
     pub fn tls(mut self, certificates: &Certificates) -> Self {
         self.certificates = Some(certificates.clone());
         self
     }
 
+    /// Adds a line to the listeners with TLS, such as `require_certificate true` to want certificates of clients.
+    #[must_use]
+    pub fn tls_line(mut self, line: impl Into<String>) -> Self {
+        self.tls_lines.push(line.into());
+        self
+    }
+
+    /// Adds a listener for WebSockets, see [`Broker::ws_url`], and with certificates one for WebSockets over TLS, see
+    /// [`Broker::wss_url`].
+    #[must_use]
+    pub fn websockets(mut self) -> Self {
+        self.websockets = true;
+        self
+    }
+
     /// Starts the broker and waits until it accepts connections.
     pub async fn start(self) -> Result<Broker> {
-        let ports = Ports { plain: free_port()?, tls: free_port()? };
-        let has_tls = self.certificates.is_some();
+        let ports = Ports { plain: free_port()?, tls: free_port()?, ws: free_port()?, wss: free_port()? };
+        let (has_tls, has_ws) = (self.certificates.is_some(), self.websockets);
         let backend = match image::origin().await? {
             Origin::Image(name, tag) => self.container(name, tag, ports).await?,
             Origin::Program(program) => self.process(&program, ports)?,
         };
-        let broker = Broker { backend, ports, has_tls };
+        let broker = Broker { backend, ports, has_tls, has_ws };
         broker.answers().await?;
         Ok(broker)
     }
 
     async fn container(self, name: String, tag: String, ports: Ports) -> Result<Backend> {
-        let config = self.config(
-            &format!("{PLAIN_PORT}"),
-            &format!("{TLS_PORT}"),
-            Path::new(CONFIG_FOLDER),
-            Path::new(DATA_FOLDER),
-        );
+        let inside = Ports { plain: PLAIN_PORT, tls: TLS_PORT, ws: WS_PORT, wss: WSS_PORT };
+        let config = self.config(inside, "", Path::new(CONFIG_FOLDER), Path::new(DATA_FOLDER));
         let mut request = GenericImage::new(name.as_str(), tag.as_str())
             .with_label(LABEL, image::owner())
             .with_mapped_port(ports.plain, PLAIN_PORT.tcp())
             .with_mapped_port(ports.tls, TLS_PORT.tcp())
+            .with_mapped_port(ports.ws, WS_PORT.tcp())
+            .with_mapped_port(ports.wss, WSS_PORT.tcp())
             .with_host_config_modifier(|host| {
                 for binding in
                     host.port_bindings.iter_mut().flat_map(|ports| ports.values_mut()).flatten().flatten()
@@ -120,12 +136,7 @@ impl Setup {
 
     fn process(self, program: &Path, ports: Ports) -> Result<Backend> {
         let folder = tempfile::tempdir()?;
-        let config = self.config(
-            &format!("{} 127.0.0.1", ports.plain),
-            &format!("{} 127.0.0.1", ports.tls),
-            folder.path(),
-            folder.path(),
-        );
+        let config = self.config(ports, " 127.0.0.1", folder.path(), folder.path());
         fs::write(folder.path().join("mosquitto.conf"), config)?;
         for (file, content) in self.files() {
             fs::write(folder.path().join(file), content)?;
@@ -148,7 +159,8 @@ impl Setup {
         files
     }
 
-    fn config(&self, plain: &str, tls: &str, files: &Path, data: &Path) -> String {
+    /// The text of mosquitto.conf; `bind` is what follows the port of a listener.
+    fn config(&self, ports: Ports, bind: &str, files: &Path, data: &Path) -> String {
         let mut text = String::new();
         let files = files.display();
         // As root it would become a user that the image and the folders of a test know nothing of.
@@ -165,16 +177,34 @@ impl Setup {
         for line in &self.lines {
             let _ = writeln!(text, "{line}");
         }
-        let _ = writeln!(text, "listener {plain}\nsocket_domain ipv4");
-        for line in &self.listener_lines {
-            let _ = writeln!(text, "{line}");
-        }
-        if self.certificates.is_some() {
-            let _ = writeln!(text, "listener {tls}\nsocket_domain ipv4");
-            let _ = writeln!(
-                text,
-                "cafile {files}/ca.pem\ncertfile {files}/server.pem\nkeyfile {files}/server.key"
-            );
+        let listeners = [
+            (ports.plain, false, false),
+            (ports.tls, true, false),
+            (ports.ws, false, true),
+            (ports.wss, true, true),
+        ];
+        for (port, tls, websockets) in listeners {
+            if tls && self.certificates.is_none() || websockets && !self.websockets {
+                continue;
+            }
+            let _ = writeln!(text, "listener {port}{bind}\nsocket_domain ipv4");
+            if websockets {
+                let _ = writeln!(text, "protocol websockets");
+            }
+            if !websockets && !tls {
+                for line in &self.listener_lines {
+                    let _ = writeln!(text, "{line}");
+                }
+            }
+            if tls {
+                let _ = writeln!(
+                    text,
+                    "cafile {files}/ca.pem\ncertfile {files}/server.pem\nkeyfile {files}/server.key"
+                );
+                for line in &self.tls_lines {
+                    let _ = writeln!(text, "{line}");
+                }
+            }
         }
         text
     }
@@ -189,6 +219,8 @@ fn only_loopback(binding: &mut PortBinding) {
 struct Ports {
     plain: u16,
     tls: u16,
+    ws: u16,
+    wss: u16,
 }
 
 /// A running (or stopped) mosquitto; removed when dropped.
@@ -197,6 +229,7 @@ pub struct Broker {
     backend: Backend,
     ports: Ports,
     has_tls: bool,
+    has_ws: bool,
 }
 
 #[derive(Debug)]
@@ -229,6 +262,16 @@ impl Broker {
     /// `mqtts://localhost:PORT`, the name that the certificate is made out to.
     pub fn tls_url(&self) -> String {
         format!("mqtts://localhost:{}", self.ports.tls)
+    }
+
+    /// `ws://127.0.0.1:PORT`, for a setup with WebSockets.
+    pub fn ws_url(&self) -> String {
+        format!("ws://127.0.0.1:{}", self.ports.ws)
+    }
+
+    /// `wss://localhost:PORT`, for a setup with WebSockets and certificates.
+    pub fn wss_url(&self) -> String {
+        format!("wss://localhost:{}", self.ports.wss)
     }
 
     /// Stops the broker as a restart of its machine would: connections end, sessions are saved.
@@ -278,13 +321,15 @@ impl Broker {
 
     /// Docker's proxy accepts connections before the broker does, so only a CONNACK proves anything.
     async fn answers(&self) -> Result<()> {
-        let ports = [Some(self.ports.plain), self.has_tls.then_some(self.ports.tls)];
+        let Ports { plain, tls, ws, wss } = self.ports;
+        let ports =
+            [(plain, true), (tls, self.has_tls), (ws, self.has_ws), (wss, self.has_ws && self.has_tls)];
         let ready = async || crate::client::answers(self.ports.plain).await;
         if let Err(error) = wait_for("the broker answers a CONNECT", START_TIMEOUT, ready).await {
             let logs = self.logs().await.unwrap_or_default();
             return Err(error.context(format!("the broker's log:\n{logs}")));
         }
-        for port in ports.into_iter().flatten() {
+        for (port, _) in ports.into_iter().filter(|(_, used)| *used) {
             TcpStream::connect(("127.0.0.1", port))
                 .await
                 .with_context(|| format!("no listener on port {port}"))?;

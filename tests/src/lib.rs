@@ -20,4 +20,5 @@ pub mod process;
 pub mod proxy;
 pub mod rivven;
 pub mod scripted;
+pub mod scripted5;
 pub mod wait;

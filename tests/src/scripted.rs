@@ -1,6 +1,7 @@
 //! A broker that does what a script says: for duplicates, sessions that come and go, refusals and nonsense, which no real
-//! broker produces on demand. MQTT 3.1.1.
+//! broker produces on demand. MQTT 3.1.1; [`crate::scripted5`] has 5.0.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -8,7 +9,7 @@ use rumqttc::{
     ConnAck, Connect, ConnectReturnCode, Packet, PubAck, PubComp, PubRec, PubRel, Publish, QoS, SubAck,
     Subscribe, SubscribeReasonCode,
 };
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::link::Link;
 
@@ -19,27 +20,41 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Scripted {
     listener: TcpListener,
-    port: u16,
+    address: SocketAddr,
 }
 
 impl Scripted {
     /// Listens on a free port of 127.0.0.1.
     pub async fn listen() -> Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let port = listener.local_addr()?.port();
-        Ok(Scripted { listener, port })
+        Self::listen_on(Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    /// Listens on a free port of another address.
+    pub async fn listen_on(address: IpAddr) -> Result<Self> {
+        let listener = TcpListener::bind((address, 0)).await?;
+        let address = listener.local_addr()?;
+        Ok(Scripted { listener, address })
     }
 
     /// `mqtt://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
-        format!("mqtt://127.0.0.1:{}", self.port)
+        format!("mqtt://{}", self.address)
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next connection, of which nothing has been read.
+    pub async fn stream(&self) -> Result<TcpStream> {
+        let accepted = tokio::time::timeout(TIMEOUT, self.listener.accept()).await;
+        Ok(accepted.context("no client connects")??.0)
     }
 
     /// The next connection with its CONNECT, not answered yet.
     pub async fn accept(&self) -> Result<(Session, Connect)> {
-        let accepted = tokio::time::timeout(TIMEOUT, self.listener.accept()).await;
-        let (stream, _) = accepted.context("no client connects")??;
-        let mut session = Session { link: Link::new(stream)? };
+        let mut session = Session { link: Link::new(self.stream().await?)? };
         match session.receive().await? {
             Packet::Connect(connect) => Ok((session, connect)),
             other => bail!("expected CONNECT, got {other:?}"),

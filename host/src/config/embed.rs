@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(
             serde_json::from_value::<Mqtt>(wrong).unwrap_err().to_string(),
             "topic: is no key of this section (did you mean topics?)\n\
-             broker_url: has an unknown scheme (expected mqtt, tcp, mqtts, ssl or tls)\n\
+             broker_url: has an unknown scheme (expected mqtt, tcp, mqtts, ssl, tls, ws or wss)\n\
              topics: is missing (expected a list of at least one text: Topic filters to subscribe to)\n\
              qos: is `3` (expected at_most_once, at_least_once or exactly_once)"
         );

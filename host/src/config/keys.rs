@@ -169,7 +169,7 @@ pub const SINGLE: Keys = &[
 
 /// `sources.NAME.config`.
 pub const MQTT: Keys = &[
-    Key::new("broker_url", Text, "mqtt://HOST:PORT, or mqtts:// for TLS.").required(),
+    Key::new("broker_url", Text, "mqtt://HOST:PORT, or mqtts:// for TLS; ws://HOST:PORT/PATH, or wss://, for a WebSocket.").required(),
     Key::new("topics", Texts, "Topic filters to subscribe to.").required(),
     Key::new("client_id", Text, "Client identifier; the default is rivven-mqtt- and 8 random digits."),
     Key::new("qos", QOS, "Quality of service to subscribe with.").or("at_least_once"),

@@ -3,12 +3,28 @@
 use super::BrokerUrl;
 use super::problem::nearest;
 
-const PLAIN_PORT: u16 = 1883;
-const TLS_PORT: u16 = 8883;
-const SCHEMES: [&str; 5] = ["mqtt", "tcp", "mqtts", "ssl", "tls"];
+/// A scheme, whether it is TLS, whether it is a WebSocket, and its port.
+type Scheme = (&'static str, bool, bool, u16);
 
-/// Reads `[SCHEME://]HOST[:PORT]`; the flag says whether the connection is by TLS, which a `tls:` block (`with_tls`) turns on
-/// whatever the scheme. Without a port it is 1883, or 8883 with TLS.
+const SCHEMES: [Scheme; 7] = [
+    ("mqtt", false, false, 1883),
+    ("tcp", false, false, 1883),
+    ("mqtts", true, false, TLS_PORT),
+    ("ssl", true, false, TLS_PORT),
+    ("tls", true, false, TLS_PORT),
+    ("ws", false, true, 80),
+    ("wss", true, true, WSS_PORT),
+];
+const TLS_PORT: u16 = 8883;
+const WSS_PORT: u16 = 443;
+const EXPECTED: &str = "expected mqtt, tcp, mqtts, ssl, tls, ws or wss";
+
+/// The path of a WebSocket whose URL has none: what EMQX, HiveMQ, VerneMQ and AWS listen on. Mosquitto takes any.
+const DEFAULT_PATH: &str = "/mqtt";
+
+/// Reads `[SCHEME://]HOST[:PORT]`, and `ws://HOST[:PORT][/PATH]`; the flag says whether the connection is by TLS, which a `tls:`
+/// block (`with_tls`) turns on whatever the scheme. Without a port it is that of the scheme: 1883, or 8883 with TLS; 80 for a
+/// WebSocket, or 443 with TLS. The path of a WebSocket is kept as it is, `/` included.
 pub(super) fn parse(url: &str, with_tls: bool) -> Result<(BrokerUrl, bool), String> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("mqtt", url));
     if rest.contains('@') {
@@ -17,27 +33,36 @@ pub(super) fn parse(url: &str, with_tls: bool) -> Result<(BrokerUrl, bool), Stri
         );
     }
     let scheme = scheme.to_ascii_lowercase();
-    let tls = match scheme.as_str() {
-        "mqtt" | "tcp" => with_tls,
-        "mqtts" | "ssl" | "tls" => true,
-        "ws" | "wss" => {
-            return Err(format!(
-                "has the scheme {scheme}, but MQTT over WebSocket is not supported (expected mqtt, tcp, mqtts, ssl or tls)"
-            ));
-        }
-        other => {
-            let hint =
-                nearest(other, SCHEMES).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
-            return Err(format!("has an unknown scheme (expected mqtt, tcp, mqtts, ssl or tls{hint})"));
+    let Some(&(_, tls, websocket, port)) = SCHEMES.iter().find(|(name, ..)| *name == scheme) else {
+        let hint = nearest(&scheme, SCHEMES.map(|(name, ..)| name))
+            .map(|name| format!("; did you mean {name}?"))
+            .unwrap_or_default();
+        return Err(format!("has an unknown scheme ({EXPECTED}{hint})"));
+    };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let path = match (websocket, path) {
+        (false, "" | "/") => None,
+        (false, _) => return Err("has a path or a query (expected SCHEME://HOST:PORT)".into()),
+        (true, "") => Some(DEFAULT_PATH.to_owned()),
+        (true, path) if legal_path(path) => Some(path.to_owned()),
+        (true, _) => {
+            let wrong = "has a query, or a path with what must be percent-encoded";
+            return Err(format!("{wrong} (expected {scheme}://HOST:PORT/PATH)"));
         }
     };
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
-    if authority.contains(['/', '?', '#']) {
-        return Err("has a path or a query (expected SCHEME://HOST:PORT)".into());
-    }
-    let (host, port) = host_and_port(authority)?;
-    let default = if tls { TLS_PORT } else { PLAIN_PORT };
-    Ok((BrokerUrl { host, port: port.unwrap_or(default), websocket: None }, tls))
+    let (host, given) = host_and_port(authority)?;
+    let default = match (tls || with_tls, websocket) {
+        (true, false) => TLS_PORT,
+        (true, true) => WSS_PORT,
+        (false, _) => port,
+    };
+    Ok((BrokerUrl { host, port: given.unwrap_or(default), websocket: path }, tls || with_tls))
+}
+
+/// RFC 3986, section 3.3.
+fn legal_path(path: &str) -> bool {
+    path.starts_with('/')
+        && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b))
 }
 
 /// Reads `HOST[:PORT]`, where an IPv6 address is in brackets.
@@ -98,6 +123,17 @@ mod tests {
             let expected = BrokerUrl { host: host.into(), port, websocket: None };
             assert_eq!(parse(url, with_tls), Ok((expected, tls)), "{url}");
         }
+        for (url, with_tls, host, port, path, tls) in [
+            ("ws://h", false, "h", 80, "/mqtt", false),
+            ("wss://h", false, "h", 443, "/mqtt", true),
+            ("WS://h", true, "h", 443, "/mqtt", true),
+            ("ws://h:8080/", false, "h", 8080, "/", false),
+            ("wss://h/a/b%20c/", false, "h", 443, "/a/b%20c/", true),
+            ("ws://[::1]:9001/mqtt", true, "::1", 9001, "/mqtt", true),
+        ] {
+            let expected = BrokerUrl { host: host.into(), port, websocket: Some(path.into()) };
+            assert_eq!(parse(url, with_tls), Ok((expected, tls)), "{url}");
+        }
     }
 
     #[test]
@@ -107,7 +143,12 @@ mod tests {
             "mqtt://u:hun/ter2@h",
             "hunter2@h",
             "http://hunter2",
-            "ws://hunter2",
+            "ws://hunter2:x/mqtt",
+            "ws://h/mqtt?token=hunter2",
+            "ws://h?token=hunter2",
+            "ws://h/hunter2#",
+            "ws://h/hunter 2",
+            "ws://u:hunter2@h/mqtt",
             "mqtt://",
             "mqtt://:1883",
             "mqtt://hunter2:0",

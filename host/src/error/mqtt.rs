@@ -40,7 +40,19 @@ pub enum MqttError {
         /// `host:port`.
         broker: String,
         /// The certificate or protocol problem.
-        source: std::io::Error,
+        source: TlsError,
+    },
+    /// What answers is no WebSocket that speaks MQTT (5.0 section 6), mostly because the path or the port is another one.
+    #[error(
+        "WebSocket handshake with the MQTT broker at {broker} failed; are this the port of its WebSocket listener and `{path}` its path?"
+    )]
+    WebSocket {
+        /// `host:port`.
+        broker: String,
+        /// Path of the URL.
+        path: String,
+        /// What came instead.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The TLS settings cannot be used.
     #[error(transparent)]
@@ -174,9 +186,10 @@ impl MqttError {
                 matches!(code, 1 | 2 | 0x81 | 0x82 | 0x84 | 0x85 | 0x8a | 0x8c | 0x90 | 0x95 | 0x99..=0x9b)
             }
             // Only TLS itself says such things; a connection that breaks is another error.
-            MqttError::Handshake { source, .. } => {
-                source.get_ref().is_some_and(|error| error.is::<tokio_rustls::rustls::Error>())
+            MqttError::Handshake { source: TlsError::Handshake(error), .. } => {
+                error.get_ref().is_some_and(|error| error.is::<tokio_rustls::rustls::Error>())
             }
+            MqttError::Handshake { source, .. } => !matches!(source, TlsError::NotTls { .. }),
             _ => false,
         }
     }
@@ -193,7 +206,7 @@ impl MqttError {
             MqttError::Timeout { .. } => {
                 "look at the network and firewalls between, or raise connect_timeout_secs"
             }
-            MqttError::Handshake { .. } => {
+            MqttError::Handshake { source: TlsError::Handshake(_), .. } => {
                 "look at ca_cert, server_name and the client certificate, and whether the port is the broker's TLS port"
             }
             MqttError::BadCredentials { .. } => {

@@ -23,6 +23,10 @@ mod tests;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tls_tests;
 mod transport;
+mod websocket;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod websocket_tests;
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -176,7 +180,7 @@ impl Driver {
         let mut connection = Connection::new(self, stream, intake, buffer, deadline)?;
         let result = connection.run(shutdown, grace).await;
         *up = connection.up_since();
-        result
+        result.map_err(|error| transport::explain(error, &self.settings))
     }
 
     /// What is left to do without a connection: workers finish, and what they commit is counted.

@@ -45,6 +45,10 @@ impl Probe {
 
     /// CONNECT, to its CONNACK.
     pub async fn login(&mut self) -> Result<(), MqttError> {
+        self.try_login().await.map_err(|error| transport::explain(error, &self.settings))
+    }
+
+    async fn try_login(&mut self) -> Result<(), MqttError> {
         self.send(&packet::connect(&self.settings)?).await?;
         match self.receive("CONNACK").await? {
             Incoming::ConnAck(connack) => {

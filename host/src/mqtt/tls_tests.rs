@@ -95,9 +95,12 @@ async fn a_certificate_problem_is_named() {
         (
             Box::new(|tls: &mut Tls| tls.ca_cert = Some(other.folder.path().join("ca.pem")))
                 as Box<dyn Fn(&mut Tls)>,
-            "failed: invalid peer certificate: ",
+            "the certificate of the server is not signed by an authority of ",
         ),
-        (Box::new(|tls: &mut Tls| tls.server_name = None), "certificate not valid for name \"127.0.0.1\""),
+        (
+            Box::new(|tls: &mut Tls| tls.server_name = None),
+            "the certificate of the server is for broker.test, not for `127.0.0.1`; ",
+        ),
         (
             Box::new(|tls: &mut Tls| tls.ca_cert = Some(missing.clone())),
             "missing.pem has no usable CA certificate: ",

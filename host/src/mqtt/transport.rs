@@ -1,4 +1,4 @@
-//! The byte stream to the broker: TCP, or TLS over it.
+//! The byte stream to the broker: TCP, TLS over it where that is asked for, and WebSocket over either.
 
 use std::io;
 use std::time::Duration;
@@ -7,8 +7,9 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 
+use super::websocket;
 use crate::config::Mqtt;
-use crate::error::MqttError;
+use crate::error::{MqttError, TlsError};
 use crate::tls;
 
 /// How long a connection is silent before the system probes it, between its probes, and how many it sends: a peer that is gone
@@ -23,24 +24,54 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// What [`connect`] waits for, for an error.
 pub(super) fn layers(settings: &Mqtt) -> &'static str {
-    if settings.tls.is_some() { "TCP and TLS" } else { "TCP" }
+    match (settings.tls.is_some(), settings.url.websocket.is_some()) {
+        (false, false) => "TCP",
+        (true, false) => "TCP and TLS",
+        (false, true) => "TCP and WebSocket",
+        (true, true) => "TCP, TLS and WebSocket",
+    }
 }
 
-/// Connects to the broker's first address that answers, and does the TLS handshake where it is asked for.
+/// Connects to the broker's first address that answers, and does the handshakes of TLS and WebSocket where they are asked for.
 pub(super) async fn connect(settings: &Mqtt) -> Result<Box<dyn Stream>, MqttError> {
     let broker = || settings.url.to_string();
     let stream = tcp(settings).await.map_err(|source| MqttError::Connect { broker: broker(), source })?;
-    let Some(tls_settings) = settings.tls.clone() else { return Ok(Box::new(stream)) };
-    let name = tls::server_name(&tls_settings, &settings.url.host)?;
-    // Reads files.
-    let connector = tokio::task::spawn_blocking(move || tls::connector(&tls_settings))
-        .await
-        .map_err(io::Error::other)??;
-    let stream = connector
-        .connect(name, stream)
-        .await
-        .map_err(|source| MqttError::Handshake { broker: broker(), source })?;
-    Ok(Box::new(stream))
+    let stream: Box<dyn Stream> = match &settings.tls {
+        None => Box::new(stream),
+        Some(tls_settings) => {
+            let connected = tls::connect(tls_settings, &settings.url.host, stream).await;
+            Box::new(connected.map_err(|error| handshake_error(broker(), error))?)
+        }
+    };
+    let Some(path) = &settings.url.websocket else { return Ok(stream) };
+    let websocket = websocket::connect(stream, &broker(), path).await.map_err(|source| {
+        MqttError::WebSocket { broker: broker(), path: path.clone(), source: Box::new(source) }
+    })?;
+    Ok(Box::new(websocket))
+}
+
+/// Settings that cannot be used are a problem of their own, not of the handshake.
+fn handshake_error(broker: String, error: TlsError) -> MqttError {
+    match error {
+        error @ (TlsError::File { .. }
+        | TlsError::NoRoots { .. }
+        | TlsError::ServerName { .. }
+        | TlsError::Settings(_)) => error.into(),
+        source => MqttError::Handshake { broker, source },
+    }
+}
+
+/// Names the certificate problem behind a connection by TLS that broke after its handshake. One that ended without a farewell of
+/// TLS has ended as one without TLS does: that no packet was cut is for MQTT to see.
+pub(super) fn explain(error: MqttError, settings: &Mqtt) -> MqttError {
+    let (MqttError::Io(source), Some(tls_settings)) = (&error, &settings.tls) else { return error };
+    if source.kind() == io::ErrorKind::UnexpectedEof {
+        return MqttError::Closed;
+    }
+    match tls::explain(source, tls_settings) {
+        Some(source) => MqttError::Handshake { broker: settings.url.to_string(), source },
+        None => error,
+    }
 }
 
 async fn tcp(settings: &Mqtt) -> io::Result<TcpStream> {

@@ -64,7 +64,7 @@ settings: {http: {listen: nowhere}}
         "1:1: broker: is missing (expected a mapping with bootstrap_servers; only `--sink rivven` needs it)",
         "4:11: sources.iot.type: is `mqtt-sauce` (expected mqtt-source; did you mean mqtt-source?)",
         "5:12: sources.iot.topic: is `iot events`, which is no Rivven topic (expected 1 to 249 letters, digits, `.`, `_` and `-`, a letter or digit first, no `..`)",
-        "7:19: sources.iot.config.broker_url: has an unknown scheme (expected mqtt, tcp, mqtts, ssl or tls)",
+        "7:19: sources.iot.config.broker_url: has an unknown scheme (expected mqtt, tcp, mqtts, ssl, tls, ws or wss)",
         "8:16: sources.iot.config.topics[0]: is `a/#/b`, which is no topic filter: # must be the last level",
         "8:27: sources.iot.config.topics[2]: is the filter of line 8 again (expected each filter once)",
         "9:12: sources.iot.config.qos: is `sometimes` (expected at_most_once, at_least_once or exactly_once)",
@@ -369,7 +369,7 @@ fn wrong_files_are_told_exactly() {
         ),
         (
             "type: mqtt-source\ntopic: t\nconfig: {topics: [a]}\n",
-            "3:1: config.broker_url: is missing (expected text: mqtt://HOST:PORT, or mqtts:// for TLS)",
+            "3:1: config.broker_url: is missing (expected text: mqtt://HOST:PORT, or mqtts:// for TLS; ws://HOST:PORT/PATH, or wss://, for a WebSocket)",
         ),
         (
             "type: mqtt-source\ntopic: t\nconfig: {broker_url: h}\n",
@@ -388,12 +388,12 @@ fn wrong_files_are_told_exactly() {
             "1:1: type: is missing (expected mqtt-source: The kind of source)",
         ),
         (
-            "type: mqtt-source\ntopic: t\nconfig: {broker_url: 'wss://h', topics: [a]}\n",
-            "3:22: config.broker_url: has the scheme wss, but MQTT over WebSocket is not supported (expected mqtt, tcp, mqtts, ssl or tls)",
+            "type: mqtt-source\ntopic: t\nconfig: {broker_url: 'wss://h/a?b', topics: [a]}\n",
+            "3:22: config.broker_url: has a query, or a path with what must be percent-encoded (expected wss://HOST:PORT/PATH)",
         ),
         (
             "type: mqtt-source\ntopic: t\nconfig: {broker_url: 'mqqt://h', topics: [a]}\n",
-            "3:22: config.broker_url: has an unknown scheme (expected mqtt, tcp, mqtts, ssl or tls; did you mean mqtt?)",
+            "3:22: config.broker_url: has an unknown scheme (expected mqtt, tcp, mqtts, ssl, tls, ws or wss; did you mean mqtt?)",
         ),
     ];
     expect_each(files.into_iter().map(|(yaml, expected)| (yaml.to_owned(), expected)));

@@ -97,10 +97,10 @@ impl Dial {
         };
         // The client can only hand over plain streams, so here its handshake is repeated.
         let host = address.rsplit_once(':').map_or(&*address, |(host, _)| host);
-        let name = tls::server_name(tls, host.trim_start_matches('[').trim_end_matches(']'))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
         let plain = TcpStream::connect(&*address).await?;
         plain.set_nodelay(true)?;
-        let stream = tls::connector(tls)?.connect(name, plain).await?;
+        let stream = tls::connect(tls, host, plain).await?;
         let mut connection = Connection::new(address, Stream::Tls(Box::new(stream)), self.times);
         connection.handshake().await?;
         if let Some((username, password)) = credentials {
