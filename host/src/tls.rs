@@ -82,7 +82,8 @@ pub fn explain(error: &io::Error, settings: &Tls) -> Option<TlsError> {
                     | CertificateExpired
                     | CertificateUnknown
                     | UnknownCA
-                    | AccessDenied,
+                    | AccessDenied
+                    | DecryptError,
                     Some(path),
                 ) => Some(TlsError::ClientCertificateRefused {
                     path: path.clone(),

@@ -228,16 +228,6 @@ async fn sigterm_drains_and_disconnects_so_that_the_will_does_not_fire() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_will_fires_when_the_host_is_killed() {
-    let broker = Broker::launch().await.unwrap();
-    let (source, mut witness) = with_will(&broker).await;
-    let mut host = Host::start_with(&config::without_rivven(source), &["--sink", "discard"]).unwrap();
-    host.ready().await.unwrap();
-    host.kill().await.unwrap();
-    assert_eq!(witness.message(TIMEOUT).await.unwrap().payload, "died");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn when_the_grace_ends_messages_stay_with_the_broker() {
     let broker = Broker::launch().await.unwrap();
     let mut rivven = Rivven::reserve().unwrap();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use rivven_integration_tests::config::{self, DEAD_LETTERS, TOPIC};
+use rivven_integration_tests::config::{self, TOPIC};
 use rivven_integration_tests::guests;
 use rivven_integration_tests::host::Host;
 use rivven_integration_tests::jsonl::Line;
@@ -29,12 +29,6 @@ fn persistent_source(broker: &Scripted, qos: &str) -> Value {
     config::persistent(&mut source, "resumes");
     source["config"]["qos"] = qos.into();
     source
-}
-
-async fn wait_for_lines(host: &Host, count: usize) -> Vec<Line> {
-    let enough = async || host.lines(OUT).is_ok_and(|lines| lines.len() >= count);
-    wait_for(&format!("{count} records"), TIMEOUT, enough).await.unwrap();
-    host.lines(OUT).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,19 +140,6 @@ async fn a_refused_connection_is_named_and_tried_again() {
     session.connack(false, ConnectReturnCode::NotAuthorized).await.unwrap();
     host.not_ready("refused").await.unwrap();
     drop(session);
-    let (_session, ..) = broker.accept_fresh().await.unwrap();
-    host.ready().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_never_answers_is_left() {
-    let broker = Scripted::listen().await.unwrap();
-    let mut source = config::source(&broker.url(), &["a/#"]);
-    source["config"]["connect_timeout_secs"] = 1.into();
-    let mut host = start(source);
-    let (mut silent, _) = broker.accept().await.unwrap();
-    host.not_ready("did not answer").await.unwrap();
-    silent.closed().await.unwrap();
     let (_session, ..) = broker.accept_fresh().await.unwrap();
     host.ready().await.unwrap();
 }
@@ -276,43 +257,6 @@ async fn an_acknowledgement_never_leaves_on_a_later_connection() {
     session.silent(A_WHILE).await.unwrap();
     session.redeliver(QoS::AtLeastOnce, 2, "a/1", b"x").await.unwrap();
     session.puback(2).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn it_keeps_pinging_while_reading_is_paused() {
-    let broker = Scripted::listen().await.unwrap();
-    let rivven = Rivven::reserve().unwrap();
-    let mut source = config::source(&broker.url(), &["a/#"]);
-    source["config"]["keep_alive_secs"] = 5.into();
-    source["config"]["max_inflight"] = 10.into();
-    let host = Host::start(&config::with_source(&rivven, source)).unwrap();
-    let (mut session, ..) = broker.accept_fresh().await.unwrap();
-    session.publish_many(QoS::AtLeastOnce, 50, "a/1", b"x").await.unwrap();
-    let ledger =
-        host.wait_for_ledger("the window is full", TIMEOUT, |ledger| ledger.in_flight >= 10).await.unwrap();
-    assert_eq!(ledger.received, 10);
-    session.ping(Duration::from_secs(8)).await.unwrap();
-    assert_eq!(host.ledger().await.unwrap().received, 10);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_oversized_packet_becomes_a_dead_letter_on_the_same_connection() {
-    let broker = Scripted::listen().await.unwrap();
-    let mut source = config::source(&broker.url(), &["a/#"]);
-    source["config"]["max_packet_size"] = 2_048.into();
-    let host = start(source);
-    let (mut session, ..) = broker.accept_fresh().await.unwrap();
-    session.publish(QoS::AtLeastOnce, 1, "a/big", &vec![b'x'; 300_000]).await.unwrap();
-    session.publish(QoS::AtLeastOnce, 2, "a/small", b"x").await.unwrap();
-    session.puback(1).await.unwrap();
-    session.puback(2).await.unwrap();
-    let lines = wait_for_lines(&host, 2).await;
-    let letter = lines.iter().find(|line| line.topic == DEAD_LETTERS).unwrap().json().unwrap();
-    assert_eq!((&letter["topic"], &letter["payload_base64"]), (&json!("a/big"), &Value::Null));
-    assert!(letter["size"].as_u64().unwrap() > 300_000, "{letter}");
-    assert!(lines.contains(&Line::new(TOPIC, "a/small", "x")));
-    let ledger = host.ledger().await.unwrap();
-    assert_eq!((ledger.received, ledger.committed, ledger.dead_lettered), (2, 1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
