@@ -7,10 +7,10 @@ use serde::de::{Deserialize, Deserializer, Error as _};
 
 use super::client::read_mqtt;
 use super::keys::MQTT;
-use super::load::{read_start, tree};
-use super::problem::{NOWHERE, Problems};
+use super::load::read_start;
+use super::problem::{NOWHERE, Problems, START};
 use super::read::{Context, Field, Section, World, prepare};
-use super::yaml::{Entry, Node, Scalar, Style, Value};
+use super::yaml::{Entry, Node, Scalar, Style, Value, parse};
 use super::{Credentials, LastWill, Mqtt, Problem, Tls, Version};
 use crate::error::MqttError;
 use crate::message::QoS;
@@ -39,8 +39,15 @@ impl Mqtt {
     /// # Errors
     /// [`MqttError::Config`] with everything that is wrong, each with its line, key, and what was expected.
     pub fn from_yaml(text: &str) -> Result<Self, MqttError> {
-        let root = tree(text.as_bytes()).map_err(|problem| config_error(vec![problem]))?;
-        read_with_variables(root)
+        match parse(text) {
+            Ok(Some(root)) => read_with_variables(root),
+            Ok(None) => {
+                let problems = Problems::default();
+                problems.add(START, "", "is empty (expected broker_url and topics)");
+                Err(config_error(problems.into_sorted()))
+            }
+            Err(problem) => Err(config_error(vec![problem])),
+        }
     }
 
     /// Checks values that were put in by code: they have to keep the rules that a file has to keep.
@@ -260,6 +267,11 @@ mod tests {
             "2:10: topics[0]: is `a/#/b`, which is no topic filter: # must be the last level\n\
              3:18: keep_alive_secs: is `4` (expected an integer from 5 to 65535)"
         );
+        assert_eq!(
+            problems(Mqtt::from_yaml("# nothing\n")),
+            "1:1: is empty (expected broker_url and topics)"
+        );
+        assert!(problems(Mqtt::from_yaml("topics: [a\n")).contains(": is not YAML: "));
         assert_eq!(problems(Mqtt::new("", ["a"])), "broker_url: has no host (expected HOST:PORT)");
         assert_eq!(
             problems(Mqtt::new("h", [""])),

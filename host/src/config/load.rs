@@ -58,7 +58,7 @@ pub(super) fn read(
     }
 }
 
-pub(super) fn tree(bytes: &[u8]) -> Result<Node, Problem> {
+fn tree(bytes: &[u8]) -> Result<Node, Problem> {
     let problem = |line, column, what: &str| Problem { line, column, key: String::new(), what: what.into() };
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let before = String::from_utf8_lossy(bytes.get(..error.valid_up_to()).unwrap_or_default());

@@ -15,22 +15,24 @@
 //! let source = MqttSource::new(config)?;
 //!
 //! // Start consuming in background, with a handle of its own
-//! let reader = source.clone();
-//! let handle = tokio::spawn(async move {
-//!     while let Some(_event) = reader.read().await? {
-//!         if reader.is_shutting_down() {
-//!             break;
+//! let handle = {
+//!     let source = source.clone();
+//!     tokio::spawn(async move {
+//!         while let Some(_event) = source.read().await? {
+//!             if source.is_shutting_down() {
+//!                 break;
+//!             }
+//!             // Process event...
 //!         }
-//!         // Process event...
-//!     }
-//!     Ok::<_, Error>(())
-//! });
+//!         Ok::<_, Error>(())
+//!     })
+//! };
 //!
 //! // Signal shutdown (sends DISCONNECT packet)
 //! source.shutdown();
 //!
 //! // Wait for clean exit
-//! handle.await??;
+//! handle.await?;
 //! source.closed().await;
 //! # Ok(())
 //! # }
