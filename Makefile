@@ -35,6 +35,7 @@ lint: tools ## Check formatting, clippy and the documentation
 	cargo fmt --all --check
 	cargo clippy $(WORKSPACE) -- -D warnings
 	cargo clippy --target wasm32-wasip2 $(GUESTS) -- -D warnings
+	cargo clippy -p rivven-mqtt --no-default-features --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 clean: ## Remove everything that was built

@@ -24,31 +24,43 @@
 //! them through a [`plugin`], a [`sink`] writes the [`record`]s, [`pipeline`] wires them. [`config`] is what all of them are
 //! told, [`error`] what can go wrong, [`metrics`] and [`status`] what an operator sees through [`http`].
 
+// Some helpers of what both have in common are used by the source and its sinks only.
+#![cfg_attr(not(feature = "mqtt"), allow(dead_code))]
+
 pub mod cli;
 pub mod config;
 pub mod delivery;
 pub mod error;
+#[cfg(feature = "mqtt")]
 pub mod exposition;
+#[cfg(feature = "mqtt")]
 pub mod http;
 pub mod jsonl;
 pub mod logging;
 pub mod message;
 pub mod metrics;
+#[cfg(feature = "mqtt")]
 pub mod mqtt;
+#[cfg(feature = "mqtt")]
 pub mod pipeline;
 pub mod plugin;
 pub mod processor;
 pub mod properties;
 pub mod record;
 pub mod sink;
+#[cfg(feature = "mqtt")]
 pub mod source;
 pub mod status;
+#[cfg(feature = "mqtt")]
 mod thread;
+#[cfg(feature = "mqtt")]
 pub mod tls;
 pub mod trial;
 
 pub use config::Mqtt as MqttSourceConfig;
+#[cfg(feature = "mqtt")]
 pub use error::MqttError;
 pub use message::QoS;
 pub use metrics::{MqttSourceMetrics, MqttSourceMetricsSnapshot};
+#[cfg(feature = "mqtt")]
 pub use source::{Catalog, CheckReport, Event, EventBatch, MqttSource, SourceOptions};

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 
-use super::{DONE, FAILED, WRONG, parse_sink, print};
+use super::run::parse_sink;
+use super::{DONE, FAILED, WRONG, print};
 use crate::config::{self, Config, Risk, Source};
 use crate::error::chain;
 use crate::logging::{self, LogFormat, LogLevel};

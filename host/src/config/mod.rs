@@ -11,24 +11,38 @@ use std::time::Duration;
 
 use crate::message::QoS;
 
+#[cfg(feature = "mqtt")]
 mod client;
+#[cfg(feature = "mqtt")]
 mod embed;
+#[cfg(feature = "mqtt")]
 pub mod keys;
+#[cfg(feature = "mqtt")]
 mod load;
 mod problem;
+#[cfg(feature = "mqtt")]
 mod read;
+#[cfg(feature = "mqtt")]
 mod risk;
+#[cfg(feature = "mqtt")]
 mod schema;
+#[cfg(feature = "mqtt")]
 mod source;
+#[cfg(feature = "mqtt")]
 mod syntax;
-#[cfg(test)]
+#[cfg(all(test, feature = "mqtt"))]
 mod tests;
+#[cfg(feature = "mqtt")]
 mod url;
+#[cfg(feature = "mqtt")]
 mod yaml;
 
+#[cfg(feature = "mqtt")]
 pub use load::load;
 pub use problem::Problem;
+#[cfg(feature = "mqtt")]
 pub use risk::Risk;
+#[cfg(feature = "mqtt")]
 pub use schema::schema;
 
 /// The whole configuration of a host.

@@ -1,6 +1,7 @@
 //! Every error of the library, grouped by who has to act on it.
 
 mod config;
+#[cfg(feature = "mqtt")]
 mod mqtt;
 mod plugin;
 mod sink;
@@ -9,6 +10,7 @@ mod tls;
 use tokio::task::JoinError;
 
 pub use config::{ConfigError, HttpError, JsonlError};
+#[cfg(feature = "mqtt")]
 pub use mqtt::MqttError;
 pub use plugin::{Fault, PluginError};
 pub use sink::SinkError;
@@ -27,6 +29,7 @@ pub enum HostError {
     #[error("the configuration has no `broker`: say where Rivven is, or choose another sink with `--sink`")]
     NoBroker,
     /// The MQTT side of a source has failed for good.
+    #[cfg(feature = "mqtt")]
     #[error("source {name}")]
     Mqtt {
         /// The source.

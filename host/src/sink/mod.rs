@@ -3,6 +3,7 @@
 
 mod discard;
 mod file;
+#[cfg(feature = "mqtt")]
 mod rivven;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use crate::status::{Part, Status};
 
 pub use discard::Discard;
 pub use file::FileSink;
+#[cfg(feature = "mqtt")]
 pub use rivven::{Probe, RivvenSink, Unusable};
 
 /// Commits deliveries.
