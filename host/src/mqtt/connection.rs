@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tracing::{debug, info};
 
@@ -15,7 +15,7 @@ use super::packet::{self, ConnAck, Incoming, PROTOCOL_ERROR};
 use super::publish::ReadBuffer;
 use super::store::Change;
 use super::subscribe::{self, Phase};
-use super::transport::Stream;
+use super::transport::{self, Stream};
 use super::{Driver, Shutdown, epoch_nanos};
 use crate::config::Version;
 use crate::error::MqttError;
@@ -406,8 +406,7 @@ impl<'a> Connection<'a> {
         Ok(next.min(self.last_write + interval))
     }
 
-    /// DISCONNECT, so that the will is not published (3.1.1 section 3.14.4), and an end that loses nothing: a socket that is
-    /// closed with unread bytes resets the connection, and then the broker may not see our last acknowledgements.
+    /// DISCONNECT, so that the will is not published (3.1.1 section 3.14.4), and an end that loses nothing.
     async fn goodbye(&mut self) {
         let out = &mut self.intake.session.out;
         out.drain(..self.written.min(out.len()));
@@ -415,15 +414,7 @@ impl<'a> Connection<'a> {
             out.extend_from_slice(&packet::DISCONNECT);
         }
         let bytes = std::mem::take(out);
-        let goodbye = async {
-            self.stream.write_all(&bytes).await?;
-            self.stream.flush().await?;
-            self.stream.shutdown().await?;
-            let mut rest = [0; 4096];
-            while self.stream.read(&mut rest).await? > 0 {}
-            std::io::Result::Ok(())
-        };
-        match timeout(GOODBYE, goodbye).await {
+        match timeout(GOODBYE, transport::close(&mut *self.stream, &bytes)).await {
             Ok(Ok(())) => info!(source = self.driver.name, "disconnected from the MQTT broker"),
             Ok(Err(error)) => debug!(source = self.driver.name, %error, "the broker closed first"),
             Err(_) => debug!(source = self.driver.name, "the broker does not close its side"),

@@ -12,6 +12,8 @@ use super::{intake, subscribe};
 use crate::config::Mqtt;
 use crate::error::MqttError;
 
+pub(crate) use super::transport::layers;
+
 /// The trial connection. Messages that the broker sends meanwhile are skipped and not acknowledged: they are copies for a
 /// session that ends with the connection.
 pub(crate) struct Probe {
@@ -93,15 +95,7 @@ impl Probe {
 
     /// DISCONNECT, and the end of the connection. What goes wrong with that changes nothing.
     pub async fn goodbye(mut self) {
-        let _ = timeout(GOODBYE, async {
-            self.stream.write_all(&DISCONNECT).await?;
-            self.stream.flush().await?;
-            self.stream.shutdown().await?;
-            let mut rest = [0; 4096];
-            while self.stream.read(&mut rest).await? > 0 {}
-            std::io::Result::Ok(())
-        })
-        .await;
+        let _ = timeout(GOODBYE, transport::close(&mut *self.stream, &DISCONNECT)).await;
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), MqttError> {

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
 
 use super::websocket;
@@ -23,7 +23,7 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// What [`connect`] waits for, for an error.
-pub(super) fn layers(settings: &Mqtt) -> &'static str {
+pub(crate) fn layers(settings: &Mqtt) -> &'static str {
     match (settings.tls.is_some(), settings.url.websocket.is_some()) {
         (false, false) => "TCP",
         (true, false) => "TCP and TLS",
@@ -72,6 +72,17 @@ pub(super) fn explain(error: MqttError, settings: &Mqtt) -> MqttError {
         Some(source) => MqttError::Handshake { broker: settings.url.to_string(), source },
         None => error,
     }
+}
+
+/// Writes the `last` bytes and closes without loss: a socket that is closed with unread bytes resets the connection, and then the
+/// broker may not see what was written.
+pub(super) async fn close(stream: &mut dyn Stream, last: &[u8]) -> io::Result<()> {
+    stream.write_all(last).await?;
+    stream.flush().await?;
+    stream.shutdown().await?;
+    let mut rest = [0; 4096];
+    while stream.read(&mut rest).await? > 0 {}
+    Ok(())
 }
 
 async fn tcp(settings: &Mqtt) -> io::Result<TcpStream> {

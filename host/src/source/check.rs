@@ -82,9 +82,12 @@ async fn trial(mqtt: &Mqtt, steps: &mut Vec<CheckStep>) {
     let without = |steps: &mut Vec<CheckStep>, filters: &[String], after: &str| {
         steps.extend(filters.iter().map(|filter| CheckStep::not_tried(subscription(filter), after)));
     };
-    let by = if mqtt.tls.is_some() { "TCP and TLS" } else { "TCP" };
     let opened = probe::Probe::open(mqtt).await;
-    steps.push(CheckStep::new(CONNECTIVITY, format!("{by} to {}", mqtt.url), opened.as_ref().err()));
+    steps.push(CheckStep::new(
+        CONNECTIVITY,
+        format!("{} to {}", probe::layers(mqtt), mqtt.url),
+        opened.as_ref().err(),
+    ));
     let Ok(mut probe) = opened else {
         steps.push(CheckStep::not_tried(AUTHENTICATION, CONNECTIVITY));
         return without(steps, &mqtt.topics, CONNECTIVITY);
