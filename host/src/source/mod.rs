@@ -148,7 +148,10 @@ impl Default for SourceOptions {
 /// the source up to `max_inflight` and `max_inflight_bytes`; then no more are read from the broker.
 ///
 /// Clones are cheap, share the connection, and get different events. Each owns the acknowledgement of the event that it read
-/// last. When all are dropped the source disconnects; what is unread or unacknowledged then stays with the broker.
+/// last. When all are dropped the source disconnects; what is unread or unacknowledged then stays with the broker. For that
+/// moment its state is still in use: to open a persistent session again at once, end the source with a
+/// [shutdown](MqttSource::shutdown) and wait until it is [closed](MqttSource::closed), else the new one fails with
+/// [`MqttError::Store`].
 ///
 /// # Errors of reads
 ///

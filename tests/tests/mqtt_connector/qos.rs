@@ -151,7 +151,7 @@ pub async fn exactly_once() {
     let counts = source.metrics().snapshot();
     assert_eq!((counts.connections, counts.disconnections), (9, 8));
 
-    // The last cut leaves a stored message behind that the broker sends again, now to another process.
+    // Where a source ends between PUBREC and PUBCOMP, the next one goes on: what it may not hand out again is in its state.
     proxy.cut_at(Kind::PubRec, Fate::Lost);
     publisher.publish(Wire::ExactlyOnce, [Message::new("plant/a", "restart")]).await.unwrap();
     proxy.has_cut(TIMEOUT).await.unwrap();
