@@ -3,10 +3,12 @@
 //! Written here and not by a registry of shared counters, because the counts of a source have to be of one moment, or the loss
 //! equation would not balance in a scrape.
 
+mod plugins;
+
 use std::fmt::{Display, Write};
 
 use crate::metrics::Snapshot;
-use crate::plugin::{BUCKETS, MetricValues};
+use crate::plugin::PluginSample;
 
 /// What `Content-Type` says of a [`render`]ed page.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -20,8 +22,8 @@ pub struct Sample<'a> {
     pub counts: Snapshot,
     /// Whether it is ready.
     pub ready: bool,
-    /// The metrics of its plugin, and how many calls for more were dropped.
-    pub plugin: Option<(MetricValues, u64)>,
+    /// What its plugin has used and reported.
+    pub plugin: Option<PluginSample>,
 }
 
 /// A metric of every source: its name after `rivven_mqtt_`, its type, what it means, and where it is in a sample.
@@ -133,41 +135,7 @@ pub fn render(samples: &[Sample<'_>]) -> String {
             page.line(name, &[("source", sample.source)], value(sample));
         }
     }
-    let plugins = || samples.iter().filter_map(|s| Some((s.source, s.plugin.as_ref()?)));
-    if plugins().next().is_none() {
-        return page.0;
-    }
-    page.family("plugin_counter_total", "counter", "Counters of plugins");
-    for (source, (values, _)) in plugins() {
-        for (name, value) in &values.counters {
-            page.line("plugin_counter_total", &[("source", source), ("name", name)], value);
-        }
-    }
-    page.family("plugin_gauge", "gauge", "Gauges of plugins");
-    for (source, (values, _)) in plugins() {
-        for (name, value) in &values.gauges {
-            page.line("plugin_gauge", &[("source", source), ("name", name)], Float(*value));
-        }
-    }
-    page.family("plugin_histogram", "histogram", "Histograms of plugins");
-    for (source, (values, _)) in plugins() {
-        for (name, histogram) in &values.histograms {
-            let labels = [("source", source), ("name", name.as_str())];
-            let mut count = 0;
-            for (bound, of_bucket) in BUCKETS.iter().zip(histogram.counts) {
-                count += of_bucket;
-                let bound = bound.to_string();
-                page.line("plugin_histogram_bucket", &[labels[0], labels[1], ("le", &bound)], count);
-            }
-            page.line("plugin_histogram_bucket", &[labels[0], labels[1], ("le", "+Inf")], histogram.count());
-            page.line("plugin_histogram_sum", &labels, Float(histogram.sum));
-            page.line("plugin_histogram_count", &labels, histogram.count());
-        }
-    }
-    page.family("plugin_metrics_dropped_total", "counter", "Metric calls of plugins that were dropped");
-    for (source, (_, dropped)) in plugins() {
-        page.line("plugin_metrics_dropped_total", &[("source", source)], dropped);
-    }
+    plugins::render(&mut page, samples);
     page.0
 }
 
@@ -207,14 +175,16 @@ impl Display for Float {
 #[allow(clippy::unwrap_used, clippy::panic)]
 pub(crate) mod tests {
     use std::collections::BTreeMap;
+    use std::time::Duration;
 
     use openmetrics_parser::PrometheusType;
     use openmetrics_parser::prometheus::parse_prometheus;
 
     use super::*;
+    use crate::config::Limits;
     use crate::message::Tally;
     use crate::metrics::{Ledger, MqttSourceMetricsSnapshot};
-    use crate::plugin::Histogram;
+    use crate::plugin::{BUCKETS, Histogram, PluginHost};
 
     /// Has the page read by a parser of the format, and returns its series by name and labels.
     pub(crate) fn parse(page: &str) -> BTreeMap<String, f64> {
@@ -251,14 +221,19 @@ pub(crate) mod tests {
             sink_retries: 7,
             ..Snapshot::default()
         };
-        let mut values = MetricValues::default();
+        let host = PluginHost::new("a", &Limits { memory: 3 << 20, ..Limits::default() });
+        let mut plugin = host.sample();
+        plugin.values_dropped = 9;
+        (plugin.p99, plugin.faults[1].1) = (Duration::from_millis(250), 2);
+        plugin.limits[0].used = Some(1.5);
+        let values = &mut plugin.values;
         values.counters.insert("seen".into(), u64::MAX);
         values.gauges.insert("level".into(), f64::INFINITY);
         let mut histogram = Histogram { sum: 2.5, ..Histogram::default() };
         (histogram.counts[0], histogram.counts[3], histogram.counts[BUCKETS.len()]) = (1, 2, 4);
         values.histograms.insert("size".into(), histogram);
         let page = render(&[
-            Sample { source: "a", counts, ready: true, plugin: Some((values, 9)) },
+            Sample { source: "a", counts, ready: true, plugin: Some(plugin) },
             Sample { source: "b", counts: Snapshot::default(), ready: false, plugin: None },
         ]);
         let series = parse(&page);
@@ -288,6 +263,13 @@ pub(crate) mod tests {
             ("plugin_histogram_count{source=\"a\",name=\"size\"}", 7.0),
             ("plugin_histogram_sum{source=\"a\",name=\"size\"}", 2.5),
             ("plugin_metrics_dropped_total{source=\"a\"}", 9.0),
+            ("plugin_faults_total{source=\"a\",kind=\"deadline\"}", 2.0),
+            ("plugin_faults_total{source=\"a\",kind=\"trap\"}", 0.0),
+            ("plugin_call_seconds{source=\"a\",quantile=\"0.99\"}", 0.25),
+            ("plugin_call_seconds_count{source=\"a\"}", 0.0),
+            ("plugin_limit{source=\"a\",limit=\"memory_mb\"}", 3.0),
+            ("plugin_limit_used{source=\"a\",limit=\"memory_mb\"}", 1.5),
+            ("plugin_limit{source=\"a\",limit=\"stack_kb\"}", 512.0),
         ] {
             assert_eq!(series.get(&format!("rivven_mqtt_{name}")), Some(&expected), "{name} in\n{page}");
         }

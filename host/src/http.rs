@@ -16,7 +16,7 @@ use crate::config::Http;
 use crate::error::HttpError;
 use crate::exposition::{self, CONTENT_TYPE, Sample};
 use crate::metrics::SourceMetrics;
-use crate::plugin::PluginMetrics;
+use crate::plugin::{LimitUse, PluginHost, PluginSample};
 use crate::status::Status;
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -30,8 +30,8 @@ pub struct Watched {
     pub metrics: Arc<SourceMetrics>,
     /// Whether it is ready.
     pub status: Status,
-    /// What its plugin counts.
-    pub plugin: Option<Arc<PluginMetrics>>,
+    /// What its plugin uses and reports.
+    pub plugin: Option<PluginHost>,
 }
 
 impl Watched {
@@ -40,7 +40,7 @@ impl Watched {
             source: &self.name,
             counts: self.metrics.snapshot(),
             ready: self.status.reasons().is_empty(),
-            plugin: self.plugin.as_ref().map(|plugin| (plugin.snapshot(), plugin.dropped())),
+            plugin: self.plugin.as_ref().map(PluginHost::sample),
         }
     }
 }
@@ -128,7 +128,23 @@ fn source_status(source: &Watched) -> serde_json::Value {
         "in_flight": counts.ledger.in_flight(),
         "records_written": counts.records_written,
         "plugin_faults": counts.plugin_faults,
+        "plugin": source.plugin.as_ref().map(|plugin| plugin_status(&plugin.sample())),
         "connections": counts.mqtt.connections,
+    })
+}
+
+fn plugin_status(plugin: &PluginSample) -> serde_json::Value {
+    let limit = |limit: &LimitUse| {
+        let LimitUse { name, limit, used } = *limit;
+        (name.to_owned(), serde_json::json!({ "limit": limit, "used": used }))
+    };
+    serde_json::json!({
+        "calls": plugin.calls,
+        "call_ms_p50": plugin.p50.as_secs_f64() * 1e3,
+        "call_ms_p99": plugin.p99.as_secs_f64() * 1e3,
+        "outputs": plugin.outputs,
+        "log_lines_dropped": plugin.log_lines_dropped,
+        "limits": plugin.limits.iter().map(limit).collect::<serde_json::Map<_, _>>(),
     })
 }
 
@@ -176,6 +192,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::config::Limits;
     use crate::message::Tally;
     use crate::status::Part;
 
@@ -202,7 +219,7 @@ mod tests {
             name: "iot".into(),
             metrics: Arc::default(),
             status: Status::default(),
-            plugin: Some(Arc::new(PluginMetrics::new(1))),
+            plugin: Some(PluginHost::new("iot", &Limits::default())),
         };
         iot.status.ready(Part::Plugin);
         iot.status.not_ready(Part::Mqtt, "cannot connect to <broker>");
@@ -234,6 +251,8 @@ mod tests {
         let status: serde_json::Value = serde_json::from_str(&get(address, "/status").await.2).unwrap();
         assert_eq!(status["sources"][0]["received"], 3);
         assert_eq!(status["sources"][0]["in_flight"], 1);
+        let memory = &status["sources"][0]["plugin"]["limits"]["memory_mb"];
+        assert_eq!(memory, &serde_json::json!({ "limit": 64.0, "used": 0.0 }));
 
         stop.send(()).unwrap();
         server.await.unwrap();

@@ -4,8 +4,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use rivven_mqtt::cli::{self, Cli};
+use rivven_mqtt::plugin;
 
 fn main() -> ExitCode {
+    if let Some(compiled) = plugin::compile_if_asked() {
+        return compiled;
+    }
     let cli = Cli::parse();
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(cli::execute(cli)),

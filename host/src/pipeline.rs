@@ -24,7 +24,7 @@ use crate::error::{HostError, PluginError, chain};
 use crate::message::Work;
 use crate::metrics::SourceMetrics;
 use crate::mqtt::{Driver, Outlet};
-use crate::plugin::{Plugin, PluginHost, PluginMetrics, Sandbox, SourceDescription};
+use crate::plugin::{Plugin, PluginHost, Sandbox, SourceDescription};
 use crate::processor::{Context, PassAll, Processor, Stop, Transform};
 use crate::record::{EventShape, PluginName, Provenance, Shape};
 use crate::sink::{Discard, FileSink, RivvenSink, Sink};
@@ -33,6 +33,9 @@ use crate::thread;
 
 /// How long workers may take to end when nothing is left to do for them.
 const LAST_CALL: Duration = Duration::from_secs(2);
+
+/// The folder of compiled plugins below `state_dir`.
+const COMPILED: &str = "compiled";
 
 /// Where records go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,8 +59,8 @@ pub struct SourceHandle {
     pub metrics: Arc<SourceMetrics>,
     /// Whether it is ready, and why not.
     pub status: Status,
-    /// What its plugin counts, if it has one.
-    pub plugin_metrics: Option<Arc<PluginMetrics>>,
+    /// What its plugin uses and reports, if it has one.
+    pub plugin: Option<PluginHost>,
 }
 
 /// Running sources, their workers and their sink.
@@ -100,7 +103,7 @@ impl Host {
         loaded: Loaded,
         settings: &Settings,
     ) -> Result<(), HostError> {
-        let Loaded { plugin, metrics: plugin_metrics, transforms } = loaded;
+        let Loaded { plugin, host, transforms } = loaded;
         let metrics = Arc::new(SourceMetrics::default());
         let status = Status::default();
         status.not_ready(Part::Mqtt, "connecting");
@@ -162,7 +165,7 @@ impl Host {
             fail_fast: false,
         };
         let outlet = Outlet { workers: channels, back: settled };
-        let handle = SourceHandle { name: name.into(), metrics, status, plugin_metrics };
+        let handle = SourceHandle { name: name.into(), metrics, status, plugin: host };
         let ended = spawn_source(handle.clone(), driver, outlet, self.shutdown.subscribe(), stopped)?;
         let died = handle.name.clone();
         self.running.spawn(async move {
@@ -300,32 +303,38 @@ fn work_off(
 /// The plugin of a source, and what decides on each worker's thread.
 pub(crate) struct Loaded {
     pub(crate) plugin: Option<Plugin>,
-    metrics: Option<Arc<PluginMetrics>>,
+    host: Option<PluginHost>,
     transforms: Vec<Box<dyn Transform>>,
 }
 
 fn load_plugins(config: &Config) -> Result<Vec<Loaded>, HostError> {
     let mut sandbox = None;
-    config.sources.iter().map(|(name, source)| load(&mut sandbox, name, source)).collect()
+    let cache = config.settings.state_dir.join(COMPILED);
+    let start = || Sandbox::caching(&cache);
+    config.sources.iter().map(|(name, source)| load(&mut sandbox, start, name, source)).collect()
 }
 
-/// Loads the plugin of a source and starts its workers, which calls `init`. The first plugin makes the sandbox of all.
-pub(crate) fn load(sandbox: &mut Option<Sandbox>, name: &str, source: &Source) -> Result<Loaded, HostError> {
+/// Loads the plugin of a source and starts its workers, which calls `init`. The first plugin starts the sandbox of all.
+pub(crate) fn load(
+    sandbox: &mut Option<Sandbox>,
+    start: impl FnOnce() -> Result<Sandbox, PluginError>,
+    name: &str,
+    source: &Source,
+) -> Result<Loaded, HostError> {
     let Some(plugin) = &source.plugin else {
-        return Ok(Loaded { plugin: None, metrics: None, transforms: vec![Box::new(PassAll)] });
+        return Ok(Loaded { plugin: None, host: None, transforms: vec![Box::new(PassAll)] });
     };
     let sandbox = match sandbox {
         Some(sandbox) => sandbox,
-        None => sandbox.insert(Sandbox::new()?),
+        None => sandbox.insert(start()?),
     };
     let description = Arc::new(describe(&source.mqtt));
     let host = PluginHost::new(name, &plugin.limits);
-    let metrics = Some(host.metrics.clone());
-    let loaded = Plugin::load(sandbox, plugin, description, host)?;
+    let loaded = Plugin::load(sandbox, plugin, description, host.clone())?;
     let workers = (0..plugin.workers).map(|_| Ok(Box::new(loaded.worker()?) as Box<dyn Transform>));
     let transforms = workers.collect::<Result<_, PluginError>>()?;
     info!(source = %name, plugin = loaded.name(), sha256 = loaded.sha256_hex(), "plugin ready");
-    Ok(Loaded { plugin: Some(loaded), metrics, transforms })
+    Ok(Loaded { plugin: Some(loaded), host: Some(host), transforms })
 }
 
 fn describe(mqtt: &Mqtt) -> SourceDescription {

@@ -34,6 +34,10 @@ pub trait Transform: Send {
     fn process(&mut self, batch: &mut Batch) -> Result<Outcome, Fault>;
     /// Gives back what is held.
     fn flush(&mut self) -> Result<Outputs, Fault>;
+    /// How many messages a batch may have so that its call is likely to end before the deadline.
+    fn at_a_time(&self) -> usize {
+        usize::MAX
+    }
 }
 
 /// Every message passes.
@@ -56,6 +60,10 @@ impl Transform for Worker {
 
     fn flush(&mut self) -> Result<Outputs, Fault> {
         Worker::flush(self)
+    }
+
+    fn at_a_time(&self) -> usize {
+        Worker::at_a_time(self)
     }
 }
 
@@ -118,15 +126,24 @@ impl Processor {
         !self.held.is_empty()
     }
 
-    /// Takes one batch through the plugin and hands what comes out to the sink.
+    /// Takes one batch through the plugin, in pieces where the plugin is slow, and hands what comes out to the sink. It takes at
+    /// most as many deadlines as there are messages, and one more for each piece.
     ///
     /// # Errors
     /// [`Stop`] when the policy says so, the plugin does not start again, or the sink is closed.
-    pub fn process(&mut self, mut batch: Box<Batch>) -> Result<(), Stop> {
+    pub fn process(&mut self, batch: Box<Batch>) -> Result<(), Stop> {
         if let Some(size) = batch.oversized {
             let reason = format!("the packet of {size} bytes is greater than max_packet_size");
             return self.bad(batch, Stage::Oversized, reason);
         }
+        let at_a_time = self.transform.at_a_time();
+        match batch.len() <= at_a_time {
+            true => self.offer(batch),
+            false => pieces(&batch, at_a_time).try_for_each(|piece| self.offer(piece)),
+        }
+    }
+
+    fn offer(&mut self, mut batch: Box<Batch>) -> Result<(), Stop> {
         match self.call(&mut batch) {
             Ok(outcome) => self.finish(batch, outcome),
             Err(fault) => self.recover(batch, fault),
@@ -320,18 +337,22 @@ impl Processor {
 
 /// Each message as a batch of its own.
 fn singles(batch: &Batch) -> impl DoubleEndedIterator<Item = Box<Batch>> + use<> {
-    let singles: Vec<_> = batch
-        .sequences
-        .iter()
-        .enumerate()
-        .map(|(index, sequence)| {
-            let mut single = Box::<Batch>::default();
-            single.push_from(batch, index);
-            single.sequences.push(sequence);
-            single
-        })
-        .collect();
-    singles.into_iter()
+    pieces(batch, 1)
+}
+
+/// The same messages in batches of at most `size`.
+fn pieces(batch: &Batch, size: usize) -> impl DoubleEndedIterator<Item = Box<Batch>> + use<> {
+    let mut pieces: Vec<Box<Batch>> = Vec::new();
+    for (index, sequence) in batch.sequences.iter().enumerate() {
+        if index % size.max(1) == 0 {
+            pieces.push(Box::default());
+        }
+        if let Some(piece) = pieces.last_mut() {
+            piece.push_from(batch, index);
+            piece.sequences.push(sequence);
+        }
+    }
+    pieces.into_iter()
 }
 
 /// What becomes of the messages when all records are committed; held ones are in flight still.

@@ -48,7 +48,7 @@ pub fn run(file: &Path, config: String, messages: Batch) -> Result<Vec<u8>, Host
         protocol_version: "5.0".into(),
     };
     let plugin =
-        Plugin::load(&Sandbox::new()?, &settings, Arc::new(description), PluginHost::new(NAME, &limits))?;
+        Plugin::load(&Sandbox::of_user()?, &settings, Arc::new(description), PluginHost::new(NAME, &limits))?;
 
     let records = Memory::default();
     let sink = Arc::new(FileSink::writer(Box::new(records.clone())));

@@ -375,7 +375,8 @@ fn a_component_that_was_cut_or_changed_never_loads() {
 
 #[test]
 fn an_inspection_shows_what_fits_and_what_does_not() {
-    let filter = Plugin::inspect(&guest("example_filter"), &Limits::default()).unwrap();
+    let filter =
+        Plugin::inspect(&Sandbox::new().unwrap(), &guest("example_filter"), &Limits::default()).unwrap();
     assert!(filter.loads());
     assert_eq!((filter.world, filter.contract.as_deref()), (Some(World::Plugin), Some("0.1.0")));
     assert_eq!(filter.exports, ["rivven:connect/transform@0.1.0"]);
@@ -384,14 +385,17 @@ fn an_inspection_shows_what_fits_and_what_does_not() {
     assert_eq!((&json["world"], &json["limits"]["memory_mb"]), (&"plugin".into(), &64.into()));
     assert_eq!(json["sha256"].as_str().unwrap().len(), 64);
 
-    let aggregate = Plugin::inspect(&guest("example_aggregate"), &Limits::default()).unwrap();
+    let aggregate =
+        Plugin::inspect(&Sandbox::new().unwrap(), &guest("example_aggregate"), &Limits::default()).unwrap();
     assert_eq!(aggregate.world, Some(World::AggregatingPlugin));
 
-    let sockets = Plugin::inspect(&guest("hostile_sockets"), &Limits::default()).unwrap();
+    let sockets =
+        Plugin::inspect(&Sandbox::new().unwrap(), &guest("hostile_sockets"), &Limits::default()).unwrap();
     assert!(!sockets.loads());
     assert!(sockets.to_string().contains("NOT GRANTED  wasi:sockets/tcp@"), "{sockets}");
 
-    let other = Plugin::inspect(&guest("hostile_otherworld"), &Limits::default()).unwrap();
+    let other =
+        Plugin::inspect(&Sandbox::new().unwrap(), &guest("hostile_otherworld"), &Limits::default()).unwrap();
     assert!(!other.loads() && other.world.is_none());
     assert!(other.problem.unwrap().contains("it exports greet"));
 }

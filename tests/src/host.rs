@@ -45,6 +45,7 @@ pub async fn run(arguments: &[&str], folder: &Path) -> Result<Output> {
         .args(arguments)
         .current_dir(folder)
         .env_remove("RUST_LOG")
+        .env("XDG_CACHE_HOME", target()?.join("cache"))
         .stdin(Stdio::null())
         .kill_on_drop(true);
     let output = tokio::time::timeout(READY_TIMEOUT, command.output()).await;

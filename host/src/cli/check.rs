@@ -15,7 +15,7 @@ use crate::error::chain;
 use crate::logging::{self, LogFormat, LogLevel};
 use crate::message::QoS;
 use crate::pipeline::{self, SinkKind};
-use crate::plugin::Plugin;
+use crate::plugin::{Plugin, Sandbox};
 use crate::sink::{FileSink, Probe, Unusable};
 use crate::source::{CheckStep, MqttSource};
 
@@ -199,7 +199,9 @@ pub(super) async fn execute(arguments: &Check) -> Result<u8> {
 async fn plugin(name: &str, source: &Source) -> Result<Step> {
     let path = source.plugin.as_ref().map(|plugin| plugin.path.display().to_string()).unwrap_or_default();
     let (name, source) = (name.to_owned(), source.clone());
-    let loaded = tokio::task::spawn_blocking(move || pipeline::load(&mut None, &name, &source)).await;
+    // `state_dir` may belong to whom `run` is run by.
+    let load = move || pipeline::load(&mut None, Sandbox::of_user, &name, &source);
+    let loaded = tokio::task::spawn_blocking(load).await;
     let outcome = match loaded.context("the check of a plugin has panicked")? {
         Ok(loaded) => {
             Ok(format!("sha256 {}", loaded.plugin.as_ref().map(Plugin::sha256_hex).unwrap_or_default()))

@@ -11,7 +11,7 @@ use crate::config::Limits;
 use crate::error::JsonlError;
 use crate::jsonl::read_messages;
 use crate::logging::{self, LogFormat};
-use crate::plugin::Plugin;
+use crate::plugin::{Plugin, Sandbox};
 use crate::trial;
 
 /// Differences that `plugin test` shows before it stops.
@@ -90,7 +90,7 @@ pub(super) fn execute(command: &PluginCommand) -> Result<u8> {
 }
 
 fn inspect(arguments: &Inspect) -> Result<u8> {
-    let inspection = Plugin::inspect(&arguments.file, &Limits::default())?;
+    let inspection = Plugin::inspect(&Sandbox::of_user()?, &arguments.file, &Limits::default())?;
     let text = match arguments.json {
         true => serde_json::to_string_pretty(&inspection)?,
         false => inspection.to_string(),

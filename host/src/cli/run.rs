@@ -145,7 +145,7 @@ fn watched(source: &SourceHandle) -> Watched {
         name: source.name.clone(),
         metrics: source.metrics.clone(),
         status: source.status.clone(),
-        plugin: source.plugin_metrics.clone(),
+        plugin: source.plugin.clone(),
     }
 }
 

@@ -293,4 +293,15 @@ pub const LIMITS: Keys = &[
     Key::new("metrics", Integer(0, 10_000), "Distinct metrics; the rest is dropped and counted.").or("100"),
     Key::new("state_mb", Integer(0, 4_096), "Keys and values in the plugin's state, in MiB.").or("16"),
     Key::new("component_mb", Integer(1, 1_024), "Size of the component file, in MiB.").or("64"),
+    Key::new("compile_seconds", Integer(1, 3_600), "Wall time of compiling the component, in seconds.")
+        .or("120"),
+    Key::new("compile_mb", Integer(64, 65_536), "Memory of compiling the component, in MiB.").or("2048"),
+    Key::new(
+        "instances",
+        Integer(1, 1_024),
+        "Core instances, memories and tables that the component is made of, each.",
+    )
+    .or("128"),
+    Key::new("handles", Integer(16, 1_000_000), "Resource handles that an instance may have at a time.")
+        .or("1000"),
 ];

@@ -320,6 +320,14 @@ pub struct Limits {
     pub state: usize,
     /// Size of the component file, in bytes (`component_mb`, default 64 MiB).
     pub component: usize,
+    /// Wall time of compiling the component (`compile_seconds`, default 120 s).
+    pub compile_time: Duration,
+    /// Memory of the process that compiles the component, in bytes (`compile_mb`, default 2 GiB).
+    pub compile_memory: usize,
+    /// Core instances, memories and tables of an instance, each (`instances`, default 128).
+    pub instances: usize,
+    /// Resource handles of an instance at a time (`handles`, default 1,000). A batch is one, and so is each standard stream.
+    pub handles: usize,
 }
 
 impl Default for Limits {
@@ -334,6 +342,10 @@ impl Default for Limits {
             metrics: 100,
             state: 16 << 20,
             component: 64 << 20,
+            compile_time: Duration::from_secs(120),
+            compile_memory: 2 << 30,
+            instances: 128,
+            handles: 1_000,
         }
     }
 }

@@ -132,6 +132,10 @@ fn read_limits(section: &Section<'_>) -> Limits {
         metrics: section.size("metrics", 1),
         state: section.size("state_mb", MIB),
         component: section.size("component_mb", MIB),
+        compile_time: Duration::from_secs(section.integer("compile_seconds")),
+        compile_memory: section.size("compile_mb", MIB),
+        instances: section.size("instances", 1),
+        handles: section.size("handles", 1),
     }
 }
 

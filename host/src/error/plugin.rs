@@ -57,6 +57,36 @@ pub enum PluginError {
         /// What is wrong, and where.
         message: String,
     },
+    /// Compiling it takes longer than its limit.
+    #[error(
+        "the plugin {} takes longer than {} s to compile: make it smaller, or raise `limits.compile_seconds`",
+        path.display(), limit.as_secs()
+    )]
+    CompileTime {
+        /// The component's file.
+        path: PathBuf,
+        /// The limit.
+        limit: Duration,
+    },
+    /// Compiling it takes more memory than its limit.
+    #[error(
+        "the plugin {} takes more than {} MiB of memory to compile: make it smaller, or raise `limits.compile_mb`",
+        path.display(), limit >> 20
+    )]
+    CompileMemory {
+        /// The component's file.
+        path: PathBuf,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The compiler crashed over it.
+    #[error("the plugin {} cannot be compiled, the compiler ended with {message}", path.display())]
+    Compiler {
+        /// The component's file.
+        path: PathBuf,
+        /// How it ended, and what it said.
+        message: String,
+    },
     /// A component, but not a plugin of this contract.
     #[error("the component {} is not a plugin for this host: {message}", path.display())]
     World {
@@ -132,4 +162,24 @@ pub enum Fault {
     /// Its `init` returned an error; or, after an earlier fault, it could not be started again.
     #[error("init failed: {0}")]
     Init(String),
+}
+
+impl Fault {
+    /// The kinds of faults, for metrics.
+    pub const KINDS: [&'static str; 8] =
+        ["trap", "deadline", "memory", "output_too_large", "too_many_outputs", "broken_rule", "exit", "init"];
+
+    /// Which of [`KINDS`](Self::KINDS) it is.
+    pub fn kind_index(&self) -> usize {
+        match self {
+            Fault::Trap(_) => 0,
+            Fault::Deadline(_) => 1,
+            Fault::Memory { .. } => 2,
+            Fault::OutputTooLarge { .. } => 3,
+            Fault::TooManyOutputs { .. } => 4,
+            Fault::BrokenRule(_) => 5,
+            Fault::Exit(_) => 6,
+            Fault::Init(_) => 7,
+        }
+    }
 }

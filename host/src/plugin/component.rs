@@ -5,17 +5,22 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use tracing::warn;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::cache::{Cache, Key};
+use super::compiler::{self, CompileCost};
+use crate::config::Limits;
 use crate::error::PluginError;
 
 /// A file that has been read, within its limit.
 pub(super) struct Binary {
-    pub bytes: Vec<u8>,
-    /// Of the bytes, hexadecimal.
-    pub sha256: String,
+    pub bytes: Bytes,
+    /// Of the bytes.
+    pub sha256: [u8; 32],
 }
 
 /// Reads `path`, which may have `limit` bytes, and checks its SHA-256 where one is `pinned`.
@@ -37,23 +42,40 @@ pub(super) fn read(path: &Path, limit: usize, pinned: Option<&[u8; 32]>) -> Resu
     if let Some(expected) = pinned.filter(|expected| **expected != actual) {
         return Err(PluginError::Pin { path: path.into(), expected: hex(expected), actual: hex(&actual) });
     }
-    Ok(Binary { bytes, sha256: hex(&actual) })
+    Ok(Binary { bytes: bytes.into(), sha256: actual })
 }
 
-/// Compiles a component; `path` is for the errors only.
-pub(super) fn compile(engine: &Engine, path: &Path, bytes: &[u8]) -> Result<Component, PluginError> {
-    if let Some((found, hint)) = not_a_component(bytes) {
+/// Compiles a component, or takes its code from the cache, and what that cost; `path` is for the errors only.
+pub(super) fn compile(
+    engine: &Engine,
+    cache: Option<&Cache>,
+    path: &Path,
+    binary: &Binary,
+    limits: &Limits,
+) -> Result<(Component, CompileCost), PluginError> {
+    if let Some((found, hint)) = not_a_component(&binary.bytes) {
         return Err(PluginError::NotAComponent { path: path.into(), found, hint });
     }
-    Component::from_binary(engine, bytes).map_err(|error| {
-        let mut message = format!("{:#}", error);
-        // What the parser says about a file that was cut, which is the likeliest way to come by an invalid one.
-        if message.contains("unexpected end") || message.contains("is out of bounds") {
-            let _ =
-                write!(message, "; it ends after {} bytes: copy or build it again, it was cut", bytes.len());
+    let cache = cache.map(|cache| (cache, Key::new(&binary.sha256, engine)));
+    if let Some((cache, key)) = cache
+        && let Some(code) = cache.get(key)
+    {
+        // SAFETY: the code was made by `compiler::compile` below: it comes from a folder that only this user can write to, and
+        // carries the checksum that `put` gave it. wasmtime itself refuses code of another version or for other settings.
+        match unsafe { Component::deserialize(engine, &code) } {
+            Ok(component) => return Ok((component, CompileCost::default())),
+            Err(error) => warn!(plugin = %path.display(), "the cached code is not used: {error:#}"),
         }
-        PluginError::Invalid { path: path.into(), message }
-    })
+    }
+    let compiled = compiler::compile(engine, path, &binary.bytes, limits)?;
+    // SAFETY: wasmtime has just made this code, for an engine of the same settings, in this process or in one of this very
+    // executable that only this one could talk to.
+    let component = unsafe { Component::deserialize(engine, &compiled.code) }
+        .map_err(|error| PluginError::Engine(format!("the compiled code does not load: {error:#}")))?;
+    if let Some((cache, key)) = cache {
+        cache.put(key, &compiled.code);
+    }
+    Ok((component, compiled.cost))
 }
 
 /// What `bytes` are if they do not begin like a component, and what to do about it.
@@ -96,7 +118,9 @@ mod tests {
     use crate::plugin::sandbox::engine;
 
     fn compile_error(bytes: &[u8]) -> String {
-        compile(&engine(512 << 10).unwrap(), Path::new("p.wasm"), bytes).err().unwrap().to_string()
+        let binary = Binary { bytes: bytes.to_vec().into(), sha256: [0; 32] };
+        let (engine, limits) = (engine(512 << 10).unwrap(), Limits::default());
+        compile(&engine, None, Path::new("p.wasm"), &binary, &limits).err().unwrap().to_string()
     }
 
     #[test]
@@ -134,7 +158,7 @@ mod tests {
         let sha256 = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
         let mut pin: [u8; 32] = Sha256::digest(b"hello").into();
         let binary = read(&path, 5, Some(&pin)).unwrap();
-        assert_eq!((binary.bytes, binary.sha256.as_str()), (b"hello".to_vec(), sha256));
+        assert_eq!((&binary.bytes[..], hex(&binary.sha256).as_str()), (&b"hello"[..], sha256));
         assert!(matches!(read(&path, 4, None), Err(PluginError::TooLarge { limit: 4, .. })));
         pin[0] = 0;
         let said = read(&path, 5, Some(&pin)).err().unwrap().to_string();

@@ -9,12 +9,10 @@ use super::log::{Level, LineSplitter, PluginLog};
 use super::metrics::PluginMetrics;
 use super::sandbox::Limiter;
 use super::state::{StateStore, Transaction};
+use super::usage::PluginUsage;
 use super::wasi;
 use crate::config::Limits;
 use crate::message::Batch;
-
-/// The most handles that an instance may have at a time. A batch is one, and so is each standard stream.
-pub(super) const MAX_HANDLES: usize = 1_000;
 
 /// What a plugin's messages come from; the WIT's `source.description`.
 #[derive(Debug, Default, Clone, PartialEq, Eq, ComponentType, Lower)]
@@ -43,6 +41,8 @@ pub struct PluginHost {
     pub metrics: Arc<PluginMetrics>,
     /// Its keys and values.
     pub state: Arc<StateStore>,
+    /// What it uses of its limits.
+    pub usage: Arc<PluginUsage>,
 }
 
 impl PluginHost {
@@ -52,6 +52,7 @@ impl PluginHost {
             log: Arc::new(PluginLog::new(source, limits.log_lines_per_second)),
             metrics: Arc::new(PluginMetrics::new(limits.metrics)),
             state: Arc::new(StateStore::new(limits.state)),
+            usage: Arc::new(PluginUsage::new(limits)),
         }
     }
 }
@@ -76,14 +77,14 @@ impl Guest {
         let stdout = LineSplitter::new(host.log.clone(), Level::Info);
         let stderr = LineSplitter::new(host.log.clone(), Level::Warn);
         let mut table = ResourceTable::new();
-        table.set_max_capacity(MAX_HANDLES);
+        table.set_max_capacity(limits.handles);
         Guest {
             batch: Batch::default(),
             source,
             log: host.log.clone(),
             metrics: host.metrics.clone(),
             state: Transaction::new(host.state.clone()),
-            limiter: Limiter::new(limits.memory),
+            limiter: Limiter::new(limits.memory, limits.instances),
             wasi: wasi::context(stdout.clone(), stderr.clone()),
             stdout,
             stderr,

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::grants::{Import, World};
-use super::{component, grants, link, sandbox};
+use super::{Sandbox, component, grants, link};
 use crate::config::Limits;
 use crate::error::PluginError;
 
@@ -49,6 +49,10 @@ pub struct InspectedLimits {
     pub metrics: usize,
     pub state_mb: usize,
     pub component_mb: usize,
+    pub compile_seconds: u64,
+    pub compile_mb: usize,
+    pub instances: usize,
+    pub handles: usize,
 }
 
 impl From<&Limits> for InspectedLimits {
@@ -63,6 +67,10 @@ impl From<&Limits> for InspectedLimits {
             metrics: limits.metrics,
             state_mb: limits.state >> 20,
             component_mb: limits.component >> 20,
+            compile_seconds: limits.compile_time.as_secs(),
+            compile_mb: limits.compile_memory >> 20,
+            instances: limits.instances,
+            handles: limits.handles,
         }
     }
 }
@@ -74,9 +82,10 @@ impl Inspection {
     }
 }
 
-pub(super) fn inspect(path: &Path, limits: &Limits) -> Result<Inspection, PluginError> {
+pub(super) fn inspect(sandbox: &Sandbox, path: &Path, limits: &Limits) -> Result<Inspection, PluginError> {
     let binary = component::read(path, limits.component, None)?;
-    let component = component::compile(&sandbox::engine(limits.stack)?, path, &binary.bytes)?;
+    let engine = sandbox.engine(limits.stack)?;
+    let (component, _) = component::compile(&engine, sandbox.cache(), path, &binary, limits)?;
     let imports = grants::imports(&component);
     let (world, mut problem) = match grants::world(&component) {
         Ok(world) => (Some(world), None),
@@ -92,7 +101,7 @@ pub(super) fn inspect(path: &Path, limits: &Limits) -> Result<Inspection, Plugin
     Ok(Inspection {
         path: path.display().to_string(),
         size: binary.bytes.len(),
-        sha256: binary.sha256,
+        sha256: component::hex(&binary.sha256),
         world,
         contract,
         imports,
@@ -135,12 +144,20 @@ impl fmt::Display for Inspection {
             metrics,
             state_mb,
             component_mb,
+            compile_seconds,
+            compile_mb,
+            instances,
+            handles,
         } = self.limits;
         writeln!(f, "limits")?;
         writeln!(f, "  memory_mb {memory_mb}, stack_kb {stack_kb}, deadline_ms {deadline_ms}")?;
         writeln!(f, "  outputs_per_message {outputs_per_message}, output_bytes {output_bytes}")?;
         writeln!(f, "  log_lines_per_second {log_lines_per_second}, metrics {metrics}")?;
-        writeln!(f, "  state_mb {state_mb}, component_mb {component_mb}")?;
+        writeln!(f, "  state_mb {state_mb}, instances {instances}, handles {handles}")?;
+        writeln!(
+            f,
+            "  component_mb {component_mb}, compile_seconds {compile_seconds}, compile_mb {compile_mb}"
+        )?;
         match (&self.problem, self.loads()) {
             (Some(problem), _) => write!(f, "It cannot be loaded: {problem}"),
             (None, false) => write!(f, "It cannot be loaded: it imports what is not granted."),

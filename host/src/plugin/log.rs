@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wasmtime::component::{ComponentType, Lift};
 
@@ -54,6 +54,11 @@ impl PluginLog {
         self.dropped.load(Relaxed)
     }
 
+    /// The most lines that came in one second, those over the budget included.
+    pub fn busiest(&self) -> u64 {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).busiest
+    }
+
     /// Writes one line, if the budget allows it.
     pub(super) fn write(&self, level: Level, text: &str) {
         let taken = self.budget.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
@@ -83,15 +88,24 @@ struct Budget {
     tokens: f64,
     refilled: Instant,
     missed: u64,
+    second: Instant,
+    in_second: u64,
+    busiest: u64,
 }
 
 impl Budget {
     fn new(per_second: u32, now: Instant) -> Self {
-        Budget { per_second: per_second.into(), tokens: per_second.into(), refilled: now, missed: 0 }
+        let (per_second, tokens) = (per_second.into(), per_second.into());
+        Budget { per_second, tokens, refilled: now, missed: 0, second: now, in_second: 0, busiest: 0 }
     }
 
     /// Takes a token: then how many were refused since the last one was taken. `None` when there is none.
     fn take(&mut self, now: Instant) -> Option<u64> {
+        if now.saturating_duration_since(self.second) >= Duration::from_secs(1) {
+            (self.second, self.in_second) = (now, 0);
+        }
+        self.in_second += 1;
+        self.busiest = self.busiest.max(self.in_second);
         let elapsed = now.saturating_duration_since(self.refilled).as_secs_f64();
         self.tokens = (self.tokens + elapsed * self.per_second).min(self.per_second);
         self.refilled = now;
@@ -216,8 +230,6 @@ impl Lines {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -230,6 +242,8 @@ mod tests {
         assert_eq!(budget.take(start + Duration::from_millis(501)), None);
         let later = start + Duration::from_secs(60);
         assert_eq!((budget.take(later), budget.take(later), budget.take(later)), (Some(1), Some(0), None));
+        // Six in the first second, three in the last.
+        assert_eq!(budget.busiest, 6);
     }
 
     #[test]

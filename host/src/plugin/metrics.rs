@@ -54,7 +54,7 @@ impl Histogram {
 }
 
 impl MetricValues {
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.counters.len() + self.gauges.len() + self.histograms.len()
     }
 }

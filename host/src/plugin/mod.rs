@@ -4,6 +4,8 @@
 //! [`Plugin::worker`] makes a [`Worker`], an instance that one thread calls with batches. A call that traps, exceeds a limit
 //! or breaks a rule of the contract is a [`Fault`]: the instance is gone, and the next call starts a fresh one.
 
+mod cache;
+mod compiler;
 mod component;
 mod grants;
 mod guest;
@@ -14,6 +16,7 @@ mod metrics;
 mod results;
 mod sandbox;
 mod state;
+mod usage;
 mod wasi;
 mod worker;
 
@@ -23,6 +26,7 @@ use std::sync::Arc;
 
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
 
+pub use self::compiler::{CompileCost, compile_if_asked};
 pub use self::grants::{Import, World};
 pub use self::guest::{PluginHost, SourceDescription};
 pub use self::inspect::Inspection;
@@ -30,6 +34,7 @@ pub use self::log::PluginLog;
 pub use self::metrics::{BUCKETS, Histogram, MetricValues, PluginMetrics};
 pub use self::sandbox::Sandbox;
 pub use self::state::StateStore;
+pub use self::usage::{LimitUse, PluginSample, PluginUsage};
 pub use self::worker::{Usage, Worker};
 
 use self::grants::{AGGREGATE, TRANSFORM};
@@ -45,6 +50,7 @@ struct Loaded {
     name: String,
     path: PathBuf,
     sha256: String,
+    compiled: CompileCost,
     /// For `init`.
     config: String,
     limits: config::Limits,
@@ -65,14 +71,15 @@ struct Exports {
 
 impl Plugin {
     /// Reads, checks and compiles the component that `config` names. No code of it runs. Compiling takes 0.1 s for a
-    /// small plugin in Rust, and many seconds for one that brings an interpreter.
+    /// small plugin in Rust, and many seconds for one that brings an interpreter; a sandbox with a cache does it once. See
+    /// [`compile_if_asked`] for how its limits are kept.
     ///
     /// `source` is what the plugin learns about its source; `host` is where its log lines, metrics and state go, and outlives a reload.
     ///
     /// # Errors
     ///
     /// When the file cannot be read, is too large, is not the one that `sha256` names, is not a component, is none for this
-    /// contract, or imports what is not granted; the error says which, and what to do.
+    /// contract, cannot be compiled within its limits, or imports what is not granted; the error says which, and what to do.
     pub fn load(
         sandbox: &Sandbox,
         config: &config::Plugin,
@@ -82,7 +89,8 @@ impl Plugin {
         let path = config.path.as_path();
         let binary = component::read(path, config.limits.component, config.sha256.as_ref())?;
         let engine = sandbox.engine(config.limits.stack)?;
-        let component = component::compile(&engine, path, &binary.bytes)?;
+        let (component, compiled) =
+            component::compile(&engine, sandbox.cache(), path, &binary, &config.limits)?;
         if let Err(message) = grants::world(&component) {
             return Err(PluginError::World { path: path.into(), message });
         }
@@ -92,10 +100,12 @@ impl Plugin {
             return Err(PluginError::Imports { path: path.into(), missing });
         }
         let exports = Exports::find(path, &component)?;
+        host.usage.loaded(binary.bytes.len(), compiled);
         Ok(Plugin(Arc::new(Loaded {
             name: name_of(path),
             path: path.into(),
-            sha256: binary.sha256,
+            sha256: component::hex(&binary.sha256),
+            compiled,
             config: config.config.clone(),
             limits: config.limits,
             source,
@@ -112,8 +122,12 @@ impl Plugin {
     ///
     /// When the file cannot be read, is too large or is not a component. A component that does not fit is no error: the
     /// inspection says why.
-    pub fn inspect(path: &Path, limits: &config::Limits) -> Result<Inspection, PluginError> {
-        inspect::inspect(path, limits)
+    pub fn inspect(
+        sandbox: &Sandbox,
+        path: &Path,
+        limits: &config::Limits,
+    ) -> Result<Inspection, PluginError> {
+        inspect::inspect(sandbox, path, limits)
     }
 
     /// Whether the plugin may hold messages: then it is flushed.
@@ -129,6 +143,11 @@ impl Plugin {
     /// The file's SHA-256, hexadecimal.
     pub fn sha256_hex(&self) -> &str {
         &self.0.sha256
+    }
+
+    /// What it took to compile it; nothing when its code was in the cache.
+    pub fn compile_cost(&self) -> CompileCost {
+        self.0.compiled
     }
 
     /// How much stack the thread of a worker needs, in bytes: the plugin's, and the host's own.

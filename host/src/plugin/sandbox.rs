@@ -1,12 +1,14 @@
 //! The engines that plugins run in, the clock that ends their calls, and the limit of their memory.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use wasmtime::{Config, Engine, ResourceLimiter, WasmBacktraceDetails};
 
+use super::cache::{Cache, users_cache};
 use crate::error::PluginError;
 
 /// How often the clock of the deadlines ticks; a call ends at most two ticks after its deadline.
@@ -23,6 +25,7 @@ type Engines = BTreeMap<usize, Engine>;
 struct Clock {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    cache: Option<Cache>,
 }
 
 #[derive(Default)]
@@ -33,19 +36,43 @@ struct Shared {
 }
 
 impl Sandbox {
-    /// Starts the clock.
+    /// Starts the clock. Each [`Plugin::load`](super::Plugin::load) compiles.
     ///
     /// # Errors
     ///
     /// When the thread cannot be started.
     pub fn new() -> Result<Self, PluginError> {
+        Self::start(None)
+    }
+
+    /// As [`new`](Self::new), and keeps compiled code in `folder` and takes it from there. The folder is made with mode 0700; one
+    /// that belongs to another user, or that others may use, is not used, with a warning in the log.
+    ///
+    /// # Errors
+    ///
+    /// When the thread cannot be started.
+    pub fn caching(folder: &Path) -> Result<Self, PluginError> {
+        Self::start(Cache::open(folder))
+    }
+
+    /// As [`caching`](Self::caching) in the user's cache folder, for commands without a configuration:
+    /// `$XDG_CACHE_HOME/rivven-mqtt/compiled`, else `~/.cache/rivven-mqtt/compiled`, else nowhere.
+    ///
+    /// # Errors
+    ///
+    /// When the thread cannot be started.
+    pub fn of_user() -> Result<Self, PluginError> {
+        Self::start(users_cache().and_then(|folder| Cache::open(&folder)))
+    }
+
+    fn start(cache: Option<Cache>) -> Result<Self, PluginError> {
         let shared = Arc::new(Shared::default());
         let ticking = shared.clone();
         let thread = std::thread::Builder::new()
             .name("plugin-deadline".into())
             .spawn(move || ticking.tick())
             .map_err(|error| PluginError::Engine(format!("cannot start the deadline thread: {error}")))?;
-        Ok(Sandbox(Arc::new(Clock { shared, thread: Some(thread) })))
+        Ok(Sandbox(Arc::new(Clock { shared, thread: Some(thread), cache })))
     }
 
     /// The engine whose plugins have `stack` bytes of stack.
@@ -57,6 +84,10 @@ impl Sandbox {
         let engine = engine(stack)?;
         engines.insert(stack, engine.clone());
         Ok(engine)
+    }
+
+    pub(super) fn cache(&self) -> Option<&Cache> {
+        self.0.cache.as_ref()
     }
 
     /// How many ticks a call may take so that it has at least `deadline`: the first tick may come at once.
@@ -111,6 +142,7 @@ pub(super) fn engine(stack: usize) -> Result<Engine, PluginError> {
 #[derive(Debug)]
 pub(super) struct Limiter {
     limit: usize,
+    instances: usize,
     used: usize,
     peak: usize,
     refused: bool,
@@ -120,8 +152,9 @@ pub(super) struct Limiter {
 const ELEMENT: usize = size_of::<usize>();
 
 impl Limiter {
-    pub fn new(limit: usize) -> Self {
-        Limiter { limit, used: 0, peak: 0, refused: false }
+    /// At most `limit` bytes, and at most so many `instances`, memories and tables each.
+    pub fn new(limit: usize, instances: usize) -> Self {
+        Limiter { limit, instances, used: 0, peak: 0, refused: false }
     }
 
     /// The most that was in use, in bytes.
@@ -168,15 +201,15 @@ impl ResourceLimiter for Limiter {
     }
 
     fn instances(&self) -> usize {
-        128
+        self.instances
     }
 
     fn tables(&self) -> usize {
-        128
+        self.instances
     }
 
     fn memories(&self) -> usize {
-        32
+        self.instances
     }
 }
 
@@ -187,7 +220,7 @@ mod tests {
 
     #[test]
     fn memories_and_tables_share_one_limit() {
-        let mut limiter = Limiter::new(100_000);
+        let mut limiter = Limiter::new(100_000, 1);
         assert!(limiter.memory_growing(0, 65_536, None).unwrap());
         assert!(limiter.table_growing(0, 1_000, None).unwrap());
         assert!(!limiter.take_refused());
@@ -199,7 +232,7 @@ mod tests {
 
     #[test]
     fn growth_beyond_the_memorys_own_maximum_is_not_counted() {
-        let mut limiter = Limiter::new(1 << 20);
+        let mut limiter = Limiter::new(1 << 20, 1);
         for _ in 0..100 {
             assert!(!limiter.memory_growing(0, 131_072, Some(65_536)).unwrap());
         }

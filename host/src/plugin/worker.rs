@@ -6,7 +6,7 @@ use wasmtime::component::{Resource, TypedFunc};
 use wasmtime::{Store, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use super::guest::{Guest, MAX_HANDLES};
+use super::guest::Guest;
 use super::imports::BatchHandle;
 use super::results::{Flushed, Results};
 use super::{Fault, Loaded, Plugin, Sandbox};
@@ -22,6 +22,27 @@ pub struct Worker {
     /// `None` after a fault, until the next call.
     instance: Option<Instance>,
     usage: Usage,
+    /// Wall time of the last call.
+    last: Duration,
+    pace: Pace,
+}
+
+/// How many messages a call may have so that it ends in time. The deadline is that of one call, however many messages it has:
+/// a plugin that is slow but not stuck gets fewer at a time instead of a fault with each batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pace(usize);
+
+impl Pace {
+    /// A call with so many messages took `time`, and was ended if it was `late`.
+    fn called(&mut self, messages: usize, time: Duration, late: bool, deadline: Duration) {
+        if late {
+            self.0 = (messages / 4).max(1);
+        } else if time > deadline / 2 {
+            self.0 = (messages / 2).max(1);
+        } else if messages >= self.0 && time < deadline / 8 {
+            self.0 = self.0.saturating_mul(2);
+        }
+    }
 }
 
 /// What a worker has used of its limits.
@@ -37,6 +58,8 @@ pub struct Usage {
     pub longest: Duration,
     /// The most memory that an instance had, in bytes.
     pub peak_memory: usize,
+    /// Records that came out.
+    pub outputs: u64,
 }
 
 struct Instance {
@@ -49,7 +72,13 @@ struct Instance {
 
 impl Worker {
     pub(super) fn start(plugin: Plugin) -> Result<Self, Fault> {
-        let mut worker = Worker { plugin, instance: None, usage: Usage::default() };
+        let mut worker = Worker {
+            plugin,
+            instance: None,
+            usage: Usage::default(),
+            last: Duration::ZERO,
+            pace: Pace(usize::MAX),
+        };
         worker.instance = Some(worker.fresh()?);
         Ok(worker)
     }
@@ -63,7 +92,7 @@ impl Worker {
     /// lines and metrics, and the next call starts a fresh instance (whose `init` may fail: [`Fault::Init`]).
     pub fn process(&mut self, batch: &mut Batch) -> Result<Outcome, Fault> {
         let aggregates = self.plugin.aggregates();
-        self.call(|instance| {
+        let outcome = self.call(|instance| {
             // The batch moves into the store and back: nothing is copied, and after the call nothing is left there to be read.
             std::mem::swap(&mut instance.store.data_mut().batch, batch);
             let handle = Resource::new_borrow(0);
@@ -71,7 +100,14 @@ impl Worker {
             std::mem::swap(&mut instance.store.data_mut().batch, batch);
             let (results,) = called.map_err(|error| instance.fault(&error))?;
             results.check(batch.len(), aggregates, &instance.limits)
-        })
+        });
+        let late = matches!(outcome, Err(Fault::Deadline(_)));
+        if late || outcome.is_ok() {
+            self.pace.called(batch.len(), self.last, late, self.plugin.0.limits.deadline);
+        }
+        let outcome = outcome?;
+        self.gave(&outcome.outputs);
+        Ok(outcome)
     }
 
     /// What the plugin held, as records; nothing when it does not hold.
@@ -83,11 +119,23 @@ impl Worker {
         if !self.plugin.aggregates() {
             return Ok(Outputs::default());
         }
-        self.call(|instance| {
+        let outputs = self.call(|instance| {
             let Some(flush) = instance.flush else { return Ok(Outputs::default()) };
             let (flushed,) = flush.call(&mut instance.store, ()).map_err(|error| instance.fault(&error))?;
             flushed.check(&instance.limits)
-        })
+        })?;
+        self.gave(&outputs);
+        Ok(outputs)
+    }
+
+    fn gave(&mut self, outputs: &Outputs) {
+        self.usage.outputs += outputs.len() as u64;
+        self.plugin.0.host.usage.gave(&outputs.of, outputs.len(), outputs.bytes());
+    }
+
+    /// How many messages the next call should have at most, so that it ends before the deadline at the pace of the last calls.
+    pub fn at_a_time(&self) -> usize {
+        self.pace.0
     }
 
     /// What was used so far.
@@ -133,8 +181,10 @@ impl Worker {
         self.usage.faults += u64::from(result.is_err());
         self.usage.time += time;
         self.usage.longest = self.usage.longest.max(time);
+        self.last = time;
         let guest = instance.store.data_mut();
         self.usage.peak_memory = self.usage.peak_memory.max(guest.limiter.peak());
+        self.plugin.0.host.usage.called(time, guest.limiter.peak(), result.as_ref().err());
         if result.is_ok() {
             guest.state.commit();
         }
@@ -148,7 +198,7 @@ impl Instance {
         let mut store = Store::new(component.engine(), Guest::new(host, source.clone(), limits));
         store.limiter(|guest| &mut guest.limiter);
         store.set_hostcall_fuel(2 * limits.output_bytes + OTHER_FUEL);
-        store.set_max_component_handles(MAX_HANDLES);
+        store.set_max_component_handles(limits.handles);
         begin(&mut store, limits);
         let instance =
             component.instantiate(&mut store).map_err(|error| fault(&mut store, &error, limits))?;
@@ -201,6 +251,16 @@ fn fault(store: &mut Store<Guest>, error: &wasmtime::Error, limits: &Limits) -> 
     if message.contains("fuel allocated for hostcalls") {
         return Fault::OutputTooLarge { limit: limits.output_bytes };
     }
+    // So are these; what they mean is a limit of ours.
+    for (text, limit) in [
+        ("count too high", "limits.instances"),
+        ("store handle limit exceeded", "limits.handles"),
+        ("resource table has no free keys", "limits.handles"),
+    ] {
+        if message.contains(text) {
+            message = format!("{message} (`{limit}`)");
+        }
+    }
     if !said.is_empty() {
         // A panic says why on standard error before it traps.
         message = format!("{message}: {said}");
@@ -212,4 +272,33 @@ fn fault(store: &mut Store<Guest>, error: &wasmtime::Error, limits: &Limits) -> 
 
 fn innermost(trace: &WasmBacktrace) -> Option<&str> {
     trace.frames().iter().find_map(|frame| frame.func_name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_plugin_gets_less_at_a_time_until_it_is_fast_again() {
+        let (deadline, ms) = (Duration::from_millis(1_000), Duration::from_millis);
+        let mut pace = Pace(usize::MAX);
+        pace.called(2_000, ms(100), false, deadline);
+        assert_eq!(pace, Pace(usize::MAX));
+        pace.called(2_000, ms(1_000), true, deadline);
+        assert_eq!(pace, Pace(500));
+        // Its messages one by one say nothing about 500 of them.
+        pace.called(1, ms(3), false, deadline);
+        pace.called(500, ms(600), false, deadline);
+        assert_eq!(pace, Pace(250));
+        pace.called(250, ms(300), false, deadline);
+        assert_eq!(pace, Pace(250));
+        for _ in 0..64 {
+            pace.called(pace.0, ms(10), false, deadline);
+        }
+        assert_eq!(pace, Pace(usize::MAX));
+        for messages in [3, 2, 1] {
+            pace.called(messages, ms(1_000), true, deadline);
+            assert_eq!(pace, Pace(1));
+        }
+    }
 }

@@ -19,6 +19,8 @@ struct Script {
     held: Vec<Vec<u8>>,
     calls: Vec<usize>,
     flush_faults: usize,
+    /// 0: as many as there are.
+    at_a_time: usize,
 }
 
 impl Transform for Script {
@@ -71,6 +73,10 @@ impl Transform for Script {
         let values = OutputColumn { data: Bytes::from(value), ends };
         let topics = OutputColumn { data: Bytes::from_static(b"sums"), ends: vec![4] };
         Ok(Outputs { values, topics, ..Outputs::default() })
+    }
+
+    fn at_a_time(&self) -> usize {
+        if self.at_a_time == 0 { usize::MAX } else { self.at_a_time }
     }
 }
 
@@ -195,6 +201,22 @@ fn only_the_message_at_fault_is_taken_out() {
     let fault = "dead plugin fault: the plugin trapped: scripted";
     assert_eq!(bench.records(), ["forward pass", fault, "output 1", "output 2"]);
     assert_eq!(bench.settled(), (vec![0, 1, 2], Tally { committed: 2, dropped: 0, dead_lettered: 1 }));
+}
+
+#[test]
+fn a_slow_plugin_gets_a_batch_in_pieces() {
+    let mut bench = keep(Script { at_a_time: 2, ..Script::default() });
+    bench.process(&["pass", "two", "a", "fault", "drop"]).unwrap();
+    bench.processor.flush().unwrap();
+    let fault = "dead plugin fault: the plugin trapped: scripted";
+    assert_eq!(bench.records(), ["forward pass", "output 1", "output 2", fault, "output a"]);
+    let mut sizes = Vec::new();
+    while let Ok(batch) = bench.settled.try_recv() {
+        sizes.push(batch.sequences.iter().collect::<Vec<_>>());
+    }
+    // The second piece faulted and was offered message by message. What it held before the fault was offered again, and is
+    // settled by the flush.
+    assert_eq!(sizes, [vec![0, 1], vec![], vec![3], vec![], vec![4], vec![2]]);
 }
 
 #[test]

@@ -180,7 +180,7 @@ sources:
       config: {threshold: 20, key: "${TOKEN}", list: [a, 1.5, null]}
       workers: 4
       flush_interval_ms: 10
-      limits: {memory_mb: 1, deadline_ms: 2, outputs_per_message: 3, output_bytes: 1024, stack_kb: 64, log_lines_per_second: 0, metrics: 0, state_mb: 0, component_mb: 5}
+      limits: {memory_mb: 1, deadline_ms: 2, outputs_per_message: 3, output_bytes: 1024, stack_kb: 64, log_lines_per_second: 0, metrics: 0, state_mb: 0, component_mb: 5, compile_seconds: 6, compile_mb: 64, instances: 7, handles: 16}
     key: none
     on_reject: drop
     on_fault: stop
@@ -225,6 +225,11 @@ fn everything_can_be_set() {
     assert_eq!(plugin.config, r#"{"key":"12345","list":["a",1.5,null],"threshold":20}"#);
     assert_eq!((plugin.workers, plugin.limits.memory, plugin.limits.stack), (4, 1 << 20, 64 << 10));
     assert_eq!((plugin.limits.outputs_per_message, plugin.limits.component), (3, 5 << 20));
+    assert_eq!(
+        (plugin.limits.compile_time, plugin.limits.compile_memory),
+        (Duration::from_secs(6), 64 << 20)
+    );
+    assert_eq!((plugin.limits.instances, plugin.limits.handles), (7, 16));
     assert_eq!((two.record.format, two.mqtt.url.port), (Format::Raw, 1));
     assert_eq!(two.mqtt.tls.as_ref().unwrap().ca_cert.as_deref(), Some(Path::new("/etc/iot/ca.pem")));
     assert!(config.settings.http.configured);

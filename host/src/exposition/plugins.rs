@@ -1,0 +1,103 @@
+//! The part of the page about plugins: what they use of their limits, and what they report themselves.
+
+use std::fmt::Display;
+
+use super::{Float, Page, Sample};
+use crate::plugin::{BUCKETS, PluginSample};
+
+/// One series: its labels beside `source`, and its value.
+type Series<'a> = (Vec<(&'a str, &'a str)>, f64);
+
+/// A family of plugins: its name after `rivven_mqtt_`, its type, what it means, and the series of a sample.
+type Family = (&'static str, &'static str, &'static str, fn(&PluginSample) -> Vec<Series<'_>>);
+
+const FAMILIES: &[Family] = &[
+    ("plugin_faults_total", "counter", "Calls of plugins that faulted, by kind", |plugin| {
+        plugin.faults.iter().map(|&(kind, count)| (vec![("kind", kind)], count as f64)).collect()
+    }),
+    ("plugin_outputs_total", "counter", "Records that plugins made", |plugin| {
+        vec![(vec![], plugin.outputs as f64)]
+    }),
+    (
+        "plugin_limit",
+        "gauge",
+        "Limits of plugins, under their names and in the units of the configuration",
+        |plugin| plugin.limits.iter().map(|limit| (vec![("limit", limit.name)], limit.limit)).collect(),
+    ),
+    (
+        "plugin_limit_used",
+        "gauge",
+        "The most that was used of a limit; divide it by plugin_limit",
+        |plugin| {
+            let used =
+                plugin.limits.iter().filter_map(|limit| Some((vec![("limit", limit.name)], limit.used?)));
+            used.collect()
+        },
+    ),
+    ("plugin_log_lines_dropped_total", "counter", "Log lines of plugins over their budget", |plugin| {
+        vec![(vec![], plugin.log_lines_dropped as f64)]
+    }),
+    ("plugin_metrics_dropped_total", "counter", "Metric calls of plugins that were dropped", |plugin| {
+        vec![(vec![], plugin.values_dropped as f64)]
+    }),
+];
+
+pub(super) fn render(page: &mut Page, samples: &[Sample<'_>]) {
+    let plugins: Vec<_> = samples.iter().filter_map(|s| Some((s.source, s.plugin.as_ref()?))).collect();
+    if plugins.is_empty() {
+        return;
+    }
+    for (name, kind, help, series) in FAMILIES {
+        page.family(name, kind, help);
+        for &(source, plugin) in &plugins {
+            for (labels, value) in series(plugin) {
+                page.line(name, &[&[("source", source)], &labels[..]].concat(), value);
+            }
+        }
+    }
+    page.family("plugin_call_seconds", "summary", "Wall time of the calls of plugins since the start");
+    for &(source, plugin) in &plugins {
+        for (quantile, time) in [("0.5", plugin.p50), ("0.99", plugin.p99)] {
+            let labels = [("source", source), ("quantile", quantile)];
+            page.line("plugin_call_seconds", &labels, time.as_secs_f64());
+        }
+        page.line("plugin_call_seconds_sum", &[("source", source)], plugin.time.as_secs_f64());
+        page.line("plugin_call_seconds_count", &[("source", source)], plugin.calls);
+    }
+    reported(page, &plugins);
+}
+
+/// The metrics of `rivven:connect/metrics`.
+fn reported(page: &mut Page, plugins: &[(&str, &PluginSample)]) {
+    page.family("plugin_counter_total", "counter", "Counters of plugins");
+    for &(source, plugin) in plugins {
+        for (name, value) in &plugin.values.counters {
+            named(page, "plugin_counter_total", source, name, value);
+        }
+    }
+    page.family("plugin_gauge", "gauge", "Gauges of plugins");
+    for &(source, plugin) in plugins {
+        for (name, value) in &plugin.values.gauges {
+            named(page, "plugin_gauge", source, name, Float(*value));
+        }
+    }
+    page.family("plugin_histogram", "histogram", "Histograms of plugins");
+    for &(source, plugin) in plugins {
+        for (name, histogram) in &plugin.values.histograms {
+            let labels = [("source", source), ("name", name.as_str())];
+            let mut count = 0;
+            for (bound, of_bucket) in BUCKETS.iter().zip(histogram.counts) {
+                count += of_bucket;
+                let bound = bound.to_string();
+                page.line("plugin_histogram_bucket", &[labels[0], labels[1], ("le", &bound)], count);
+            }
+            page.line("plugin_histogram_bucket", &[labels[0], labels[1], ("le", "+Inf")], histogram.count());
+            page.line("plugin_histogram_sum", &labels, Float(histogram.sum));
+            page.line("plugin_histogram_count", &labels, histogram.count());
+        }
+    }
+}
+
+fn named(page: &mut Page, family: &str, source: &str, name: &str, value: impl Display) {
+    page.line(family, &[("source", source), ("name", name)], value);
+}
