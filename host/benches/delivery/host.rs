@@ -36,6 +36,18 @@ pub struct Host {
 impl Host {
     /// Starts the host with the pass plugin; its files are in `directory`.
     pub fn start(directory: &Path, mosquitto: &Mosquitto, destination: Destination<'_>) -> Result<Self> {
+        let path = component("bench_guest")?;
+        let plugin = format!("plugin: {{path: {}, config: {{work: pass}}}}", path.display());
+        Self::start_with(directory, mosquitto, destination, &plugin)
+    }
+
+    /// The same with another line for the plugin, or none.
+    pub fn start_with(
+        directory: &Path,
+        mosquitto: &Mosquitto,
+        destination: Destination<'_>,
+        plugin: &str,
+    ) -> Result<Self> {
         std::fs::create_dir_all(directory)?;
         let http = free_port()?;
         let (broker, topic, sink) = match destination {
@@ -55,7 +67,7 @@ sources:
     topic: {topic}
     partitions: {PARTITIONS}
     format: raw
-    plugin: {{path: {}, config: {{work: pass}}}}
+    {plugin}
     config:
       broker_url: mqtt://127.0.0.1:{}
       topics: [\"{FILTER}\"]
@@ -66,7 +78,6 @@ settings:
   state_dir: {}
   http: {{listen: \"127.0.0.1:{http}\"}}
 ",
-            component("bench_guest")?.display(),
             mosquitto.port,
             directory.join("state").display(),
         );

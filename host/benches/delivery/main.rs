@@ -1,7 +1,7 @@
 //! What arrives, how fast, and in how much memory: mosquitto, the host as a process, and rivvend, against writers that go to
 //! the same rivvend directly and against a bare subscriber of the same mosquitto.
 //!
-//! `cargo bench --bench delivery -- throughput latency memory` runs the named parts; without a name all of them.
+//! `cargo bench --bench delivery -- throughput latency memory start` runs the named parts; without a name all of them.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
@@ -12,6 +12,7 @@ mod mosquitto;
 mod mqtt;
 mod process;
 mod rivvend;
+mod start;
 #[path = "../support/mod.rs"]
 mod support;
 mod tail;
@@ -33,6 +34,9 @@ fn main() -> Result<()> {
     }
     if parts.include("memory") {
         memory::run()?;
+    }
+    if parts.include("start") {
+        start::run()?;
     }
     Ok(())
 }
