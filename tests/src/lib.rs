@@ -18,6 +18,7 @@ pub mod markdown;
 pub mod net;
 pub mod process;
 pub mod proxy;
+pub mod raw;
 pub mod rivven;
 pub mod scripted;
 pub mod scripted5;

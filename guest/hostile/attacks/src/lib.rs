@@ -5,9 +5,12 @@
 //! |---|---|
 //! | `trap`, `exit` | panics; ends the process with status 0 |
 //! | `spin`, `recurse`, `sleep` | never comes back: by looping, by overflowing the stack, by sleeping an hour |
+//! | `slow:N` | passes, N ms later |
 //! | `hog` | allocates without end |
 //! | `outputs:N`, `giant:N` | emits N empty records; one record of N bytes |
+//! | `topic:NAME` | emits a record to this topic |
 //! | `logs:N`, `prints:N`, `metrics:N` | N log lines; N lines to stdout; N names of counters |
+//! | `flood:N`, `flood-stdout:N`, `flood-stderr:N` | N MiB of log lines of 1 KiB each; to stdout; to stderr |
 //! | `set:K=V`, `set-trap:K=V`, `get:K` | writes state and passes; the same and panics; emits what is there, if anything |
 //! | `fill` | writes state until that is refused; rejects with the refusal |
 //! | `read:PATH`, `env` | emits a file, or rejects with the error; emits what it sees of arguments and environment |
@@ -15,13 +18,17 @@
 //!
 //! The configuration is one word: `"refuse"`, `"trap"` and `"spin"` do so in `init`.
 #![cfg(target_arch = "wasm32")]
-#![allow(clippy::panic, clippy::print_stdout, reason = "that is what it is for")]
+#![allow(clippy::panic, clippy::print_stdout, clippy::print_stderr, reason = "that is what it is for")]
 
 mod nonsense;
 
+use std::time::{Duration, Instant};
+
 use rivven_plugin_sdk::raw::plugin as raw;
 use rivven_plugin_sdk::runtime::Slot;
-use rivven_plugin_sdk::{Config, Error, Message, Output, Plugin, Result, Verdict, log, metrics, state};
+use rivven_plugin_sdk::{
+    Config, Error, Message, Output, Plugin, Record, Result, Verdict, log, metrics, state,
+};
 
 struct Attacks;
 
@@ -44,7 +51,8 @@ impl Plugin for Attacks {
             "exit" => std::process::exit(0),
             "spin" => spin(),
             "recurse" => return Err(Error::new(recurse(1).to_string())),
-            "sleep" => std::thread::sleep(std::time::Duration::from_secs(3600)),
+            "slow" => work(Duration::from_millis(argument.parse()?)),
+            "sleep" => std::thread::sleep(Duration::from_secs(3600)),
             "hog" => hog(),
             "outputs" => {
                 let mut records = out.records();
@@ -54,6 +62,10 @@ impl Plugin for Attacks {
                 return records.done();
             }
             "giant" => return out.emit(vec![b'x'; number()?]),
+            "topic" => return out.emit(Record::new("astray").topic(argument)),
+            "flood" => (0..number()? << 10).for_each(|_| log::info(&*line())),
+            "flood-stdout" => (0..number()? << 10).for_each(|_| println!("{}", line())),
+            "flood-stderr" => (0..number()? << 10).for_each(|_| eprintln!("{}", line())),
             "logs" => (0..number()?).for_each(|n| log::info(format!("line {n}"))),
             "prints" => (0..number()?).for_each(|n| println!("line {n}")),
             "metrics" => (0..number()?).for_each(|n| metrics::counter_add(&format!("counter_{n}"), 1)),
@@ -96,6 +108,18 @@ fn recurse(depth: u64) -> u64 {
     // Used after the call, so that it is no loop.
     let frame = std::hint::black_box([depth; 64]);
     recurse(depth + 1) + frame[depth as usize % 64]
+}
+
+fn work(time: Duration) {
+    let started = Instant::now();
+    while started.elapsed() < time {
+        std::hint::spin_loop();
+    }
+}
+
+/// 1 KiB with the end of the line.
+fn line() -> String {
+    "x".repeat(1_023)
 }
 
 fn hog() -> ! {
