@@ -12,7 +12,12 @@ fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(cli::execute(cli)),
+        Ok(runtime) => {
+            let code = runtime.block_on(cli::execute(cli));
+            // A plugin that is being compiled does not delay the end.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => cli::report(&error.into()),
     }
 }

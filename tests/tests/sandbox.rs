@@ -16,11 +16,12 @@ use rivven_integration_tests::guests::{self, Build};
 use rivven_integration_tests::host::{self, Host};
 use rivven_integration_tests::http::Ledger;
 use rivven_integration_tests::raw::{self, Attack};
+use rivven_integration_tests::wait::{wait_for, wait_until};
 use rumqttc::QoS;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const TIMEOUT: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(300);
 const OUT: &str = "out.jsonl";
 const DEADLINE_MS: u64 = 500;
 
@@ -153,7 +154,7 @@ async fn no_attack_reaches_beyond_its_message() {
         cases.push((name, attack.payload(), fate(attack)));
     }
     // What a flood of 1 GiB takes.
-    sources["compiled"]["plugin"]["limits"] = json!({ "deadline_ms": 60_000, "log_lines_per_second": 20 });
+    sources["compiled"]["plugin"]["limits"] = json!({ "deadline_ms": 300_000, "log_lines_per_second": 20 });
     sources["giant-output"]["plugin"]["limits"]["memory_mb"] = 1_100.into();
     let mut spin = source(&broker, "spin", &attacks);
     spin["plugin"]["limits"]["memory_mb"] = 16.into();
@@ -271,6 +272,28 @@ async fn what_would_cost_too_much_is_refused_before_it_runs() {
         assert!(host.log().contains(expected), "{expected} is not in: {}", host.log());
         assert!(started.elapsed() < Duration::from_secs(20), "{expected}: {:?}", started.elapsed());
     }
+}
+
+/// The children of a process.
+fn children(of: u32) -> Vec<PathBuf> {
+    let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+    let parent = |process: &Path| -> Option<u32> {
+        let stat = fs::read_to_string(process.join("stat")).ok()?;
+        stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+    };
+    processes.filter(|process| parent(process) == Some(of)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compilation_neither_delays_the_end_nor_outlives_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let bomb = file(&folder, "bomb", &raw::compile_bomb(8).unwrap());
+    let mut host = Host::start_with(&refused(&bomb, json!({})), &["--sink", "discard"]).unwrap();
+    let compiler = wait_until("it compiles", TIMEOUT, async || children(host.id()).pop()).await.unwrap();
+    let started = Instant::now();
+    assert_eq!(host.terminate().await.unwrap().code(), Some(0), "{}", host.log());
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    wait_for("the compiler ends", TIMEOUT, async || !compiler.exists()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

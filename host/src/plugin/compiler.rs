@@ -70,9 +70,12 @@ pub fn compile_if_asked() -> Option<ExitCode> {
 
 /// Compiles standard input to standard output: a byte that says whether it worked, the peak memory, then the code or why not.
 fn answer(stack: usize, memory: u64, seconds: u64) -> io::Result<()> {
+    // The thread that waits for the answer started this process: it ends with that one, as nobody else wants it.
+    #[cfg(target_os = "linux")]
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
     // Of the memory what is private and writable counts: address space that is only reserved costs nothing.
     setrlimit(Resource::RLIMIT_DATA, memory, memory)?;
-    // The parent looks at the clock. Should it be gone, this ends what nobody waits for.
+    // The parent looks at the clock; this is for where the system cannot end it with its parent.
     let cores = thread::available_parallelism().map_or(1, NonZero::get) as u64;
     let cpu = seconds.saturating_mul(cores).saturating_add(1);
     setrlimit(Resource::RLIMIT_CPU, cpu, cpu)?;
