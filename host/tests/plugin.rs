@@ -10,6 +10,11 @@ use rivven_mqtt::error::{Fault, PluginError};
 use rivven_mqtt::message::{Batch, Flags, Outcome, QoS, Verdict};
 use rivven_mqtt::plugin::{Plugin, PluginHost, Sandbox, SourceDescription, Worker, World};
 
+/// The default limits but for the time: a busy machine is no fault of a plugin, where time is not what is tested.
+fn patient() -> Limits {
+    Limits { deadline: Duration::from_secs(60), ..Limits::default() }
+}
+
 /// A component that `make guests` has built.
 fn guest(name: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
@@ -39,7 +44,7 @@ fn load(name: &str, json: &str, limits: Limits) -> Plugin {
 }
 
 fn worker(name: &str, json: &str) -> Worker {
-    load(name, json, Limits::default()).worker().unwrap()
+    load(name, json, patient()).worker().unwrap()
 }
 
 fn batch(messages: &[(&str, &str)]) -> Batch {
@@ -57,7 +62,7 @@ fn batch(messages: &[(&str, &str)]) -> Batch {
 
 /// What becomes of one message that attacks.
 fn attack(payload: &str) -> Result<Outcome, Fault> {
-    attack_within(Limits::default(), payload)
+    attack_within(patient(), payload)
 }
 
 /// The same within `limits`. An honest message gets through afterwards, whatever happened.
@@ -190,18 +195,18 @@ fn sleep_is_refused_at_once() {
 
 #[test]
 fn endless_recursion_ends_with_the_stack() {
-    let fault = attack_within(Limits { stack: 64 << 10, ..Limits::default() }, "recurse").unwrap_err();
+    let fault = attack_within(Limits { stack: 64 << 10, ..patient() }, "recurse").unwrap_err();
     assert!(fault.to_string().contains("call stack exhausted"), "{fault}");
     // With much of it the plugin's own stack, in its memory, ends first.
     for stack in [512 << 10, 1 << 20] {
-        let fault = attack_within(Limits { stack, ..Limits::default() }, "recurse").unwrap_err();
+        let fault = attack_within(Limits { stack, ..patient() }, "recurse").unwrap_err();
         assert!(matches!(fault, Fault::Trap(_)), "{fault}");
     }
 }
 
 #[test]
 fn memory_ends_at_its_limit() {
-    let limits = Limits { memory: 8 << 20, ..Limits::default() };
+    let limits = Limits { memory: 8 << 20, ..patient() };
     let mut worker = load("hostile_attacks", "null", limits).worker().unwrap();
     assert_eq!(worker.process(&mut batch(&[("t", "hog")])).unwrap_err(), Fault::Memory { limit: 8 << 20 });
     let peak = worker.usage().peak_memory;
@@ -211,7 +216,7 @@ fn memory_ends_at_its_limit() {
     let giant = worker.process(&mut batch(&[("t", giant.as_str())])).unwrap_err();
     assert_eq!(giant, Fault::Memory { limit: 8 << 20 });
     // It cannot even be instantiated with less than it begins with.
-    let limits = Limits { memory: 1 << 16, ..Limits::default() };
+    let limits = Limits { memory: 1 << 16, ..patient() };
     let refused = load("hostile_attacks", "null", limits).worker().err().unwrap();
     assert!(
         matches!(refused, PluginError::Start { fault: Fault::Memory { limit: 65_536 }, .. }),
@@ -223,7 +228,7 @@ fn memory_ends_at_its_limit() {
 fn outputs_are_bounded() {
     assert_eq!(attack("outputs:1000").unwrap().outputs.len(), 1_000);
     assert_eq!(attack("outputs:1001").unwrap_err(), Fault::TooManyOutputs { outputs: 1_001, limit: 1_000 });
-    let limits = Limits { output_bytes: 1 << 20, memory: 256 << 20, ..Limits::default() };
+    let limits = Limits { output_bytes: 1 << 20, memory: 256 << 20, ..patient() };
     assert_eq!(attack_within(limits, "giant:1048572").unwrap().outputs.bytes(), 1_048_572);
     // Over the limit, and over what the host lifts at all.
     for bytes in [1_048_573, 64 << 20] {
@@ -234,7 +239,7 @@ fn outputs_are_bounded() {
 
 #[test]
 fn each_rule_that_is_broken_is_a_fault() {
-    let plugin = load("hostile_attacks", "null", Limits::default());
+    let plugin = load("hostile_attacks", "null", patient());
     let mut worker = plugin.worker().unwrap();
     for (rule, expected) in [
         ("missing-verdict", "`verdicts` has 1 items for 2 messages"),
@@ -294,7 +299,7 @@ fn an_init_that_fails_names_the_plugin_and_what_it_said() {
 
 #[test]
 fn a_fault_leaves_no_state_and_a_success_shows_it_to_every_worker() {
-    let plugin = load("hostile_attacks", "null", Limits::default());
+    let plugin = load("hostile_attacks", "null", patient());
     let (mut one, mut other) = (plugin.worker().unwrap(), plugin.worker().unwrap());
     let get = |worker: &mut Worker| values(&worker.process(&mut batch(&[("t", "get:k")])).unwrap());
     one.process(&mut batch(&[("t", "set:k=v"), ("t", "honest")])).unwrap();
@@ -305,7 +310,7 @@ fn a_fault_leaves_no_state_and_a_success_shows_it_to_every_worker() {
 
 #[test]
 fn state_logs_and_metrics_have_limits() {
-    let limits = Limits { state: 3 << 20, log_lines_per_second: 10, metrics: 10, ..Limits::default() };
+    let limits = Limits { state: 3 << 20, log_lines_per_second: 10, metrics: 10, ..patient() };
     let host = PluginHost::new("test", &limits);
     let mut worker = load_with("hostile_attacks", "null", limits, host.clone()).unwrap().worker().unwrap();
     let outcome = worker.process(&mut batch(&[("t", "fill")])).unwrap();
