@@ -4,6 +4,8 @@ WORKSPACE := --workspace --all-targets --locked
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 COMPONENT := cargo-component 0.21.1
 EXAMPLES := $(notdir $(patsubst %/Cargo.toml,%,$(wildcard guest/examples/*/Cargo.toml)))
+PYTHON := $(TARGET)/python
+PYTHON_EXAMPLES := $(patsubst guest/examples/python-%/plugin.py,$(PYTHON)/example_python_%.wasm,$(wildcard guest/examples/python-*/plugin.py))
 GUESTS := --profile plugin --locked -p 'example-*' -p 'hostile-*' -p bench-guest
 
 .PHONY: help test demo run build guests bench lint clean config tools mosquitto
@@ -23,10 +25,22 @@ run: config build ## Run the real thing: make run CONFIG=config.yaml
 build: ## Build the host, the demo, the tests and the benchmarks
 	cargo build $(WORKSPACE)
 
-guests: tools ## Build the WebAssembly components
+guests: tools $(PYTHON_EXAMPLES) ## Build the WebAssembly components
 	cargo build --target wasm32-wasip2 $(GUESTS)
 	cargo component build --profile plugin --locked $(EXAMPLES:%=-p example-%)
 	cargo build --target wasm32-wasip1 --profile plugin --locked -p floor-guest
+
+$(PYTHON)/example_python_%.wasm: guest/examples/python-%/plugin.py guest/python/component.py guest/python/rivven_plugin.py \
+		wit/connect.wit $(PYTHON)/installed
+	$(PYTHON)/bin/componentize-py --quiet --wit-path wit --world plugin componentize --stub-wasi \
+		--python-path $(<D) --python-path guest/python component --output $@
+
+$(PYTHON)/installed: host/templates/python/requirements.txt
+	@python3 -m venv $(PYTHON) \
+		|| { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq -y python3-venv && python3 -m venv $(PYTHON); } \
+		|| { echo "Python's venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
 
 bench: guests build mosquitto ## Run the benchmarks, each next to its baseline
 	cargo bench --workspace --profile dev --locked --bench '*'

@@ -32,3 +32,12 @@ pub fn component(name: &str, build: Build) -> Result<PathBuf> {
     }
     Ok(path)
 }
+
+/// The component of an example in Python, such as `alerts`.
+pub fn python(name: &str) -> Result<PathBuf> {
+    let path = target()?.join("python").join(format!("example_python_{name}.wasm"));
+    if !path.is_file() {
+        bail!("no component {}: build the components with `make guests`", path.display());
+    }
+    Ok(path)
+}

@@ -1,15 +1,25 @@
 //! The fenced blocks of the documentation, to be run and loaded.
+//!
+//! A block whose first line is a comment with nothing but a file name (`# config.yaml`, `// my-filter/src/lib.rs`) is that file.
+//! Commands run in the order of the text, in a folder that has the files and a link `rivven-mqtt` to the clone.
 
+use std::fmt::Write;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::host::{program, target};
 
 /// The clone.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("..")).to_owned()
 }
 
-/// The pages beside the README.
+/// The pages beside the README whose commands stand for themselves; what `host/docs/plugins.md` tells is followed from its
+/// beginning to its end.
 pub const PAGES: [&str; 3] =
     ["host/docs/configuration.md", "host/docs/migration.md", "host/docs/troubleshooting.md"];
 
@@ -61,4 +71,47 @@ pub fn blocks(page: &str) -> Result<Vec<Block>> {
         bail!("a block of {page} does not end");
     }
     Ok(blocks)
+}
+
+/// Writes the files and runs the commands of `blocks`; `run` says what is run for a line, which may be nothing where it is run
+/// elsewhere. Gives back the folder, and what was printed on standard output.
+pub fn follow(blocks: &[Block], run: impl Fn(&str) -> String) -> Result<(TempDir, String)> {
+    let folder = tempfile::tempdir()?;
+    symlink(root().canonicalize()?, folder.path().join("rivven-mqtt"))?;
+    let listings = tempfile::tempdir()?;
+    let mut script = String::new();
+    for (number, block) in blocks.iter().enumerate() {
+        if let Some(file) = block.file() {
+            let listing = listings.path().join(number.to_string());
+            std::fs::write(&listing, &block.text)?;
+            writeln!(script, "mkdir -p $(dirname {file}); cp {} {file}", listing.display())?;
+        } else if block.is_shell() {
+            script.extend(block.text.lines().flat_map(|line| [run(line), "\n".into()]));
+        }
+    }
+    let printed = shell(&script, folder.path())?;
+    Ok((folder, printed))
+}
+
+/// Runs commands as a user types them, with `rivven-mqtt` in the path, and ends with the first that fails. Gives back what they
+/// print on standard output.
+pub fn shell(script: &str, folder: &Path) -> Result<String> {
+    let program = program("rivven-mqtt")?;
+    let bin = program.parent().context("a program without a folder")?;
+    let output = Command::new("bash")
+        .args(["-euxo", "pipefail", "-c", script])
+        .current_dir(folder)
+        .env("PATH", format!("{}:{}", bin.display(), std::env::var("PATH")?))
+        // Crates that are made on the way share what they compile.
+        .env("CARGO_TARGET_DIR", target()?.join("readme"))
+        .env("CARGO_NET_OFFLINE", "true")
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .output()?;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        bail!("{script}\n{printed}\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(printed)
 }

@@ -342,6 +342,9 @@ async fn plugin_inspect_shows_a_component() {
             &size.to_string(),
             "rivven:connect/source@0.1.0",
             "memory_mb 64",
+            "languages ",
+            "Rust",
+            "rustc 1.",
         ] {
             assert!(text.contains(expected), "{expected} is not in: {text}");
         }

@@ -1,22 +1,18 @@
 //! The README is true: its commands run, its configurations (and those of the other pages) load, and its first example does
 //! what it says.
 //!
-//! A block whose first line is a comment with nothing but a file name (`# config.yaml`, `// my-filter/src/lib.rs`) is that
-//! file. Commands run in the order of the text, in a folder that has the files and a link `rivven-mqtt` to the clone, except
-//! those of [`CI`] and [`REHEARSED`].
+//! How it is followed is told in `markdown.rs`; the commands of [`CI`] and [`REHEARSED`] are run elsewhere.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use rivven_integration_tests::broker::Broker;
 use rivven_integration_tests::certs::Certificates;
 use rivven_integration_tests::client::{Message, publish};
 use rivven_integration_tests::guests;
-use rivven_integration_tests::host::{Host, program, target};
+use rivven_integration_tests::host::Host;
 use rivven_integration_tests::markdown::{self, Block, PAGES, root};
 use rivven_integration_tests::rivven::Rivven;
 use rumqttc::QoS;
@@ -70,36 +66,9 @@ fn every_command_is_executed_here_or_by_ci() {
     for command in CI {
         assert!(ci.lines().any(|line| line == format!("step {command}")), ".ci/run does not run {command}");
     }
-    let folder = tempfile::tempdir().unwrap();
-    symlink(root(), folder.path().join("rivven-mqtt")).unwrap();
-    let listings = tempfile::tempdir().unwrap();
-    let mut script = String::new();
-    for (number, block) in blocks().iter().enumerate() {
-        if let Some(file) = block.file() {
-            let listing = listings.path().join(number.to_string());
-            fs::write(&listing, &block.text).unwrap();
-            script.push_str(&format!("mkdir -p $(dirname {file}); cp {} {file}\n", listing.display()));
-        } else if block.is_shell() {
-            let known = |line: &str| CI.contains(&line) || REHEARSED.contains(&line);
-            let lines = block.text.lines().filter(|line| !known(line));
-            script.extend(lines.flat_map(|line| [line, "\n"]));
-        }
-    }
-    let bin = program("rivven-mqtt").unwrap().parent().unwrap().to_owned();
-    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-    let output = std::process::Command::new("bash")
-        .args(["-euxo", "pipefail", "-c", &script])
-        .current_dir(folder.path())
-        .env("PATH", path)
-        .env("CARGO_TARGET_DIR", target().unwrap().join("readme"))
-        .env("CARGO_NET_OFFLINE", "true")
-        .env_remove("RUST_LOG")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    let printed = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{script}\n{printed}\n{error}");
+    let elsewhere = |line: &str| CI.contains(&line) || REHEARSED.contains(&line);
+    let run = |line: &str| if elsewhere(line) { String::new() } else { line.to_owned() };
+    let (_folder, printed) = markdown::follow(&blocks(), run).unwrap();
     // A record that the text shows is one that a command has printed.
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let shown = readme.split('`').filter(|code| code.starts_with("{\"topic\":\"") && code.ends_with('}'));

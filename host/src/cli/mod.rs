@@ -8,6 +8,7 @@
 mod check;
 #[cfg(feature = "mqtt")]
 mod discover;
+mod new;
 mod plugin;
 #[cfg(feature = "mqtt")]
 mod run;
@@ -52,12 +53,17 @@ enum Command {
     Check(check::Check),
     #[cfg(feature = "mqtt")]
     Discover(discover::Discover),
-    /// Look at a plugin, or try it without any broker
+    /// Start a plugin, look at one, or try it without any broker
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
     #[cfg(feature = "mqtt")]
     Schema(schema::Schema),
 }
+
+/// Arguments that only turn out to be wrong when they are looked at closely; what is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct WrongUsage(String);
 
 /// Does what the arguments say, and says on stderr what went wrong.
 pub async fn execute(cli: Cli) -> ExitCode {
@@ -83,7 +89,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         return WRONG.into();
     }
     eprintln!("rivven-mqtt: {}", chain(error));
-    FAILED.into()
+    if error.is::<WrongUsage>() { WRONG.into() } else { FAILED.into() }
 }
 
 /// The error and its causes, without those that are in the text already.

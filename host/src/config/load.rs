@@ -11,9 +11,9 @@ use super::client::read_tls;
 use super::keys::{ROOT, SINGLE};
 use super::problem::{Problems, START};
 use super::read::{Context, Field, Section, World, prepare};
-use super::source::read_source;
+use super::source::{read_limits, read_source};
 use super::yaml::{Node, Value, parse};
-use super::{Broker, Config, Credentials, Http, Problem, Secret, Settings, Source, keys, url};
+use super::{Broker, Config, Credentials, Http, Limits, Problem, Secret, Settings, Source, keys, url};
 use crate::error::ConfigError;
 
 /// Where Rivven is when the file, one single source, does not say so: a comma-separated list of `HOST:PORT`.
@@ -33,6 +33,27 @@ pub fn load(file: &Path, needs_broker: bool) -> Result<Config, ConfigError> {
     let world = World { variable: &|name| std::env::var(name).ok(), read: &read_start };
     read(&bytes, file.parent().unwrap_or(Path::new("")), needs_broker, &world)
         .map_err(|problems| ConfigError::Invalid { file: file.into(), problems })
+}
+
+/// The limits of a plugin in `text`: JSON, or YAML, with the keys of `limits` in the configuration. For the command line.
+///
+/// # Errors
+/// All that is wrong with them, on one line.
+pub fn parse_limits(text: &str) -> Result<Limits, String> {
+    let said = |problems: Vec<Problem>| {
+        let said = problems.iter().map(|Problem { key, what, .. }| format!("{key} {what}").trim().to_owned());
+        said.collect::<Vec<_>>().join("; ")
+    };
+    let mut root = tree(text.as_bytes()).map_err(|problem| said(vec![problem]))?;
+    let world = World { variable: &|name| std::env::var(name).ok(), read: &read_start };
+    let context = Context { folder: Path::new(""), world: &world, problems: Problems::default() };
+    prepare(&mut root, "", &world, &context.problems);
+    let field = Field { context: &context, path: String::new(), node: &root };
+    let limits = Section::open(&field, keys::LIMITS, START).map(|section| read_limits(&section));
+    match (limits, context.problems.into_sorted()) {
+        (Some(limits), problems) if problems.is_empty() => Ok(limits),
+        (_, problems) => Err(said(problems)),
+    }
 }
 
 pub(super) fn read_start(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {

@@ -38,7 +38,7 @@ mod url;
 mod yaml;
 
 #[cfg(feature = "mqtt")]
-pub use load::load;
+pub use load::{load, parse_limits};
 pub use problem::Problem;
 #[cfg(feature = "mqtt")]
 pub use risk::Risk;

@@ -120,7 +120,7 @@ fn read_plugin(section: &Section<'_>) -> Option<Plugin> {
     Some(Plugin { path: path?, sha256, config, workers, limits, flush_interval })
 }
 
-fn read_limits(section: &Section<'_>) -> Limits {
+pub(super) fn read_limits(section: &Section<'_>) -> Limits {
     const MIB: usize = 1 << 20;
     Limits {
         memory: section.size("memory_mb", MIB),

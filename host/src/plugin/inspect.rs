@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::grants::{Import, World};
+use super::producers::Producers;
 use super::{Sandbox, component, grants, link};
 use crate::config::Limits;
 use crate::error::PluginError;
@@ -29,6 +30,8 @@ pub struct Inspection {
     pub imports: Vec<Import>,
     /// What it exports.
     pub exports: Vec<String>,
+    /// What it says about how it was made.
+    pub producers: Producers,
     /// The limits that it would run in.
     pub limits: InspectedLimits,
     /// Why it cannot be a plugin, where it is not an import that is not granted.
@@ -106,6 +109,7 @@ pub(super) fn inspect(sandbox: &Sandbox, path: &Path, limits: &Limits) -> Result
         contract,
         imports,
         exports: grants::exports(&component),
+        producers: Producers::of(&binary.bytes),
         limits: limits.into(),
         problem,
     })
@@ -119,6 +123,9 @@ impl fmt::Display for Inspection {
         match (self.world, &self.contract) {
             (Some(world), Some(version)) => writeln!(f, "world     {world} of rivven:connect {version}")?,
             _ => writeln!(f, "world     none of rivven:connect")?,
+        }
+        for (name, values) in self.producers.fields() {
+            writeln!(f, "{name:9} {values}")?;
         }
         writeln!(f, "exports")?;
         for export in &self.exports {

@@ -409,3 +409,26 @@ fn defaults_are_legal_values() {
         assert!(legal && !key.required && !key.doc.is_empty(), "{path:?} {default}");
     });
 }
+
+#[test]
+fn limits_of_the_command_line() {
+    let limits = parse_limits(r#"{"memory_mb": 16, "deadline_ms": 50}"#).unwrap();
+    assert_eq!((limits.memory, limits.deadline), (16 << 20, Duration::from_millis(50)));
+    assert_eq!(limits.outputs_per_message, Limits::default().outputs_per_message);
+    let said = parse_limits(r#"{"memory": 16, "deadline_ms": 0}"#).unwrap_err();
+    assert!(said.starts_with("memory ") && said.contains("did you mean memory_mb"), "{said}");
+    assert!(said.contains("; deadline_ms is 0 (expected an integer from 1 to 600000)"), "{said}");
+}
+
+#[test]
+fn the_page_about_plugins_has_every_limit_with_its_default() {
+    let page = include_str!("../../../docs/plugins.md");
+    let (_, limits) = page.split_once("\n## Limits\n").unwrap();
+    let rows: Vec<_> = limits.lines().skip_while(|line| !line.starts_with("|---")).skip(1).collect();
+    let rows: Vec<_> = rows.into_iter().take_while(|line| line.starts_with('|')).collect();
+    assert_eq!(rows.len(), keys::LIMITS.len());
+    for (row, key) in rows.iter().zip(keys::LIMITS) {
+        let begin = format!("| `{}` | {} | ", key.name, key.default.unwrap());
+        assert!(row.starts_with(&begin), "{row} does not start with {begin}");
+    }
+}
