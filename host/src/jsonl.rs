@@ -17,18 +17,18 @@ use crate::message::{Batch, Flags, QoS};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Row {
-    topic: String,
-    payload: Option<String>,
-    payload_base64: Option<String>,
+pub(crate) struct Row {
+    pub topic: String,
+    pub payload: Option<String>,
+    pub payload_base64: Option<String>,
     #[serde(default = "at_least_once")]
-    qos: u8,
+    pub qos: u8,
     #[serde(default)]
-    retain: bool,
+    pub retain: bool,
     #[serde(default)]
-    duplicate: bool,
-    received_at: Option<String>,
-    properties: Option<Properties>,
+    pub duplicate: bool,
+    pub received_at: Option<String>,
+    pub properties: Option<Properties>,
 }
 
 fn at_least_once() -> u8 {
@@ -37,7 +37,7 @@ fn at_least_once() -> u8 {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Properties {
+pub(crate) struct Properties {
     content_type: Option<String>,
     response_topic: Option<String>,
     correlation_data_base64: Option<String>,
@@ -64,6 +64,7 @@ pub fn read_messages(file: &Path) -> Result<Batch, JsonlError> {
             wrong(format!("is no message: {}", what.replace(" at line 1 column ", " at column ")))
         })?;
         push(&mut batch, row).map_err(wrong)?;
+        batch.sequences.push(batch.len() as u64 - 1);
     }
     if batch.is_empty() {
         let what =
@@ -73,7 +74,8 @@ pub fn read_messages(file: &Path) -> Result<Batch, JsonlError> {
     Ok(batch)
 }
 
-fn push(batch: &mut Batch, row: Row) -> Result<(), String> {
+/// Appends a message to `batch`, or says what is wrong with it. The sequence number is the caller's business.
+pub(crate) fn push(batch: &mut Batch, row: Row) -> Result<(), String> {
     if row.topic.is_empty() || row.topic.len() > 65_535 || row.topic.contains(['+', '#', '\0']) {
         return Err("topic: is no MQTT topic name (expected 1 to 65535 bytes without +, # and NUL)".into());
     }
@@ -107,7 +109,6 @@ fn push(batch: &mut Batch, row: Row) -> Result<(), String> {
     if let Some(block) = properties {
         batch.properties.push((index as u32, block.into()));
     }
-    batch.sequences.push(index as u64);
     Ok(())
 }
 

@@ -30,6 +30,8 @@
 pub mod cli;
 pub mod config;
 pub mod delivery;
+#[cfg(feature = "mqtt")]
+pub mod dlq;
 pub mod error;
 #[cfg(feature = "mqtt")]
 pub mod exposition;

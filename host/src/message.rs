@@ -209,6 +209,8 @@ pub struct Batch {
     pub received_at: Vec<u64>,
     /// MQTT 5 property blocks as they came (without their length), of those messages that have one.
     pub properties: Vec<(u32, Box<[u8]>)>,
+    /// How often messages were tried before, of those that were (dead letters that are replayed), ascending.
+    pub attempts: Vec<(u32, u32)>,
     /// The messages' receive sequence numbers, in the order of the columns. What is in here is acknowledged when the batch
     /// is sent back; a worker takes out what it holds.
     pub sequences: Sequences,
@@ -259,6 +261,10 @@ impl Batch {
         if let Some(block) = other.message(index).properties() {
             self.properties.push((position, block.into()));
         }
+        match other.message(index).attempts() {
+            1 => {}
+            attempts => self.attempts.push((position, attempts - 1)),
+        }
     }
 
     /// Empties the batch for the next use and keeps its memory, where nobody else still reads the columns.
@@ -273,6 +279,7 @@ impl Batch {
         self.flags.clear();
         self.received_at.clear();
         self.properties.clear();
+        self.attempts.clear();
         self.sequences.clear();
         self.oversized = None;
         self.tally = Tally::default();
@@ -316,6 +323,13 @@ impl<'a> Message<'a> {
     /// When the packet was read, in nanoseconds since the Unix epoch.
     pub fn received_at(&self) -> u64 {
         self.batch.received_at[self.index]
+    }
+
+    /// How often the message was tried, this time included: 1, but for a dead letter that is replayed.
+    pub fn attempts(&self) -> u32 {
+        let attempts = &self.batch.attempts;
+        let at = attempts.binary_search_by_key(&(self.index as u32), |(index, _)| *index);
+        at.map_or(1, |at| attempts[at].1.saturating_add(1))
     }
 
     /// The MQTT 5 property block as it came, if there was one.
@@ -456,6 +470,26 @@ mod tests {
         assert_eq!(sequences.runs(), [4..7, 9..10, 11..12]);
         sequences.truncate(5);
         assert_eq!(sequences.iter().collect::<Vec<_>>(), [4]);
+    }
+
+    #[test]
+    fn a_copied_message_keeps_its_attempts() {
+        let mut from = Batch::default();
+        for _ in 0..2 {
+            Arc::make_mut(&mut from.topics).push(b"a");
+            Arc::make_mut(&mut from.payloads).push(b"");
+            from.packet_ids.push(0);
+            from.flags.push(Flags::new(QoS::AtMostOnce, false, false));
+            from.received_at.push(0);
+        }
+        from.attempts.push((1, 4));
+        let mut to = Batch::default();
+        to.push_from(&from, 1);
+        to.push_from(&from, 0);
+        assert_eq!([from.message(0).attempts(), from.message(1).attempts()], [1, 5]);
+        assert_eq!([to.message(0).attempts(), to.message(1).attempts()], [5, 1]);
+        to.clear();
+        assert!(to.attempts.is_empty());
     }
 
     #[test]

@@ -20,10 +20,11 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{error, info};
 
 use crate::config::{BadMessage, Config, Mqtt, Settings, Source, Version};
+use crate::dlq::Outlet;
 use crate::error::{HostError, PluginError, chain};
 use crate::message::Work;
 use crate::metrics::SourceMetrics;
-use crate::mqtt::{Driver, Outlet};
+use crate::mqtt::{self, Driver};
 use crate::plugin::{Plugin, PluginHost, Sandbox, SourceDescription};
 use crate::processor::{Context, PassAll, Processor, Stop, Transform};
 use crate::record::{EventShape, PluginName, Provenance, Shape};
@@ -111,22 +112,7 @@ impl Host {
 
         let (stop, stopped) = mpsc::unbounded_channel();
         let (back, settled) = mpsc::unbounded_channel();
-        let from = Provenance {
-            source: name.clone(),
-            client_id: source.mqtt.client_id.clone(),
-            broker: source.mqtt.url.to_string(),
-            plugin: plugin
-                .as_ref()
-                .map(|plugin| PluginName { name: plugin.name().into(), sha256: plugin.sha256_hex().into() }),
-        };
-        let shape = Shape::new(
-            source.record,
-            EventShape::new(&source.mqtt),
-            from,
-            source.on_fault,
-            metrics.clone(),
-            stop.clone(),
-        );
+        let shape = shape(&name, &source, plugin.as_ref(), metrics.clone(), stop.clone());
         let context = Context::new(Arc::new(shape), source.on_reject, self.sink.clone(), back);
 
         let flush_interval = source.plugin.map_or(Duration::MAX, |plugin| plugin.flush_interval);
@@ -164,7 +150,7 @@ impl Host {
             grace: settings.shutdown_grace,
             fail_fast: false,
         };
-        let outlet = Outlet { workers: channels, back: settled };
+        let outlet = mqtt::Outlet { workers: channels, back: settled };
         let handle = SourceHandle { name: name.into(), metrics, status, plugin: host };
         let ended = spawn_source(handle.clone(), driver, outlet, self.shutdown.subscribe(), stopped)?;
         let died = handle.name.clone();
@@ -218,7 +204,7 @@ impl Host {
 fn spawn_source(
     source: SourceHandle,
     driver: Driver,
-    outlet: Outlet,
+    outlet: mqtt::Outlet,
     shutdown: watch::Receiver<bool>,
     stopped: mpsc::UnboundedReceiver<String>,
 ) -> Result<oneshot::Receiver<Result<(), HostError>>, HostError> {
@@ -236,7 +222,7 @@ fn spawn_source(
 async fn run_source(
     source: SourceHandle,
     driver: Driver,
-    outlet: Outlet,
+    outlet: mqtt::Outlet,
     mut shutdown: watch::Receiver<bool>,
     mut stopped: mpsc::UnboundedReceiver<String>,
 ) -> Result<(), HostError> {
@@ -307,6 +293,67 @@ pub(crate) struct Loaded {
     transforms: Vec<Box<dyn Transform>>,
 }
 
+/// What the records of a source look like, and who hears about those that cannot be written.
+fn shape(
+    name: &str,
+    source: &Source,
+    plugin: Option<&Plugin>,
+    metrics: Arc<SourceMetrics>,
+    stop: mpsc::UnboundedSender<String>,
+) -> Shape {
+    let plugin =
+        plugin.map(|plugin| PluginName { name: plugin.name().into(), sha256: plugin.sha256_hex().into() });
+    let from = Provenance {
+        source: name.to_owned(),
+        client_id: source.mqtt.client_id.clone(),
+        broker: source.mqtt.url.to_string(),
+        plugin,
+    };
+    let events = EventShape::new(&source.mqtt);
+    Shape::new(source.record.clone(), events, from, source.on_fault, metrics, stop)
+}
+
+/// Runs `job` as a worker of `source` would run: on a thread with the stack that its plugin needs, with the plugin, the policies
+/// and `sink`. Nothing connects to the MQTT broker.
+///
+/// # Errors
+///
+/// The plugin cannot be used, or the thread cannot be started.
+pub(crate) async fn on_worker<T: Send + 'static>(
+    name: String,
+    mut source: Source,
+    settings: &Settings,
+    sink: Arc<dyn Sink>,
+    job: impl FnOnce(&mut Outlet) -> T + Send + 'static,
+) -> Result<T, HostError> {
+    if let Some(plugin) = &mut source.plugin {
+        plugin.workers = 1;
+    }
+    let cache = settings.state_dir.join(COMPILED);
+    let start = move || Sandbox::caching(&cache);
+    let load = move || load(&mut None, start, &name, &source).map(|loaded| (loaded, name, source));
+    let (loaded, name, source) = tokio::task::spawn_blocking(load).await.map_err(HostError::Panicked)??;
+    let Loaded { plugin, transforms, .. } = loaded;
+    let (stop, stopped) = mpsc::unbounded_channel();
+    let (back, settled) = mpsc::unbounded_channel();
+    let shape = shape(&name, &source, plugin.as_ref(), Arc::default(), stop);
+    let context = Context::new(Arc::new(shape), source.on_reject, sink, back);
+    let transform = transforms.into_iter().next().unwrap_or_else(|| Box::new(PassAll));
+    let mut outlet = Outlet { processor: Processor::new(transform, context), settled, stopped };
+    let (end, ended) = oneshot::channel();
+    let runtime = Handle::current();
+    std::thread::Builder::new()
+        .name(name.clone())
+        .stack_size(plugin.as_ref().map_or(2 << 20, Plugin::thread_stack))
+        .spawn(move || {
+            let _runtime = runtime.enter();
+            // Whoever waits for it may be gone.
+            let _ = end.send(job(&mut outlet));
+        })
+        .map_err(HostError::Thread)?;
+    ended.await.map_err(|_| HostError::Died { name })
+}
+
 fn load_plugins(config: &Config) -> Result<Vec<Loaded>, HostError> {
     let mut sandbox = None;
     let cache = config.settings.state_dir.join(COMPILED);
@@ -351,7 +398,8 @@ fn describe(mqtt: &Mqtt) -> SourceDescription {
     }
 }
 
-fn open(config: &Config, kind: SinkKind) -> Result<Arc<dyn Sink>, HostError> {
+/// Opens the sink of all sources.
+pub(crate) fn open(config: &Config, kind: SinkKind) -> Result<Arc<dyn Sink>, HostError> {
     Ok(match kind {
         SinkKind::Discard => Arc::new(Discard),
         SinkKind::Stdout => Arc::new(FileSink::stdout()?),

@@ -119,6 +119,10 @@ impl Transform for Measured {
         *lock(&self.usage) = self.worker.usage();
         outputs
     }
+
+    fn at_a_time(&self) -> usize {
+        self.worker.at_a_time()
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -20,8 +20,12 @@ pub fn root() -> PathBuf {
 
 /// The pages beside the README whose commands stand for themselves; what `host/docs/plugins.md` tells is followed from its
 /// beginning to its end.
-pub const PAGES: [&str; 3] =
-    ["host/docs/configuration.md", "host/docs/migration.md", "host/docs/troubleshooting.md"];
+pub const PAGES: [&str; 4] = [
+    "host/docs/configuration.md",
+    "host/docs/dead-letters.md",
+    "host/docs/migration.md",
+    "host/docs/troubleshooting.md",
+];
 
 /// A fenced block.
 #[derive(Debug)]

@@ -8,6 +8,8 @@
 mod check;
 #[cfg(feature = "mqtt")]
 mod discover;
+#[cfg(feature = "mqtt")]
+mod dlq;
 mod new;
 mod plugin;
 #[cfg(feature = "mqtt")]
@@ -58,6 +60,10 @@ enum Command {
     Plugin(plugin::PluginCommand),
     #[cfg(feature = "mqtt")]
     Schema(schema::Schema),
+    /// Look at dead letters, or replay them
+    #[cfg(feature = "mqtt")]
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
 }
 
 /// Arguments that only turn out to be wrong when they are looked at closely; what is wrong.
@@ -77,6 +83,8 @@ pub async fn execute(cli: Cli) -> ExitCode {
         Command::Plugin(command) => plugin::execute(&command),
         #[cfg(feature = "mqtt")]
         Command::Schema(_) => schema::execute(),
+        #[cfg(feature = "mqtt")]
+        Command::Dlq(command) => dlq::execute(command).await,
     };
     outcome.map_or_else(|error| report(&error), ExitCode::from)
 }

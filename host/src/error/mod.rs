@@ -2,6 +2,8 @@
 
 mod config;
 #[cfg(feature = "mqtt")]
+mod dlq;
+#[cfg(feature = "mqtt")]
 mod mqtt;
 mod plugin;
 mod sink;
@@ -10,6 +12,8 @@ mod tls;
 use tokio::task::JoinError;
 
 pub use config::{ConfigError, HttpError, JsonlError};
+#[cfg(feature = "mqtt")]
+pub use dlq::DlqError;
 #[cfg(feature = "mqtt")]
 pub use mqtt::MqttError;
 pub use plugin::{Fault, PluginError};

@@ -149,6 +149,8 @@ pub(super) fn dead_letter(shape: &Shape, size: Option<usize>, failed: &Failed<'_
     }
     out.extend_from_slice(br#","client_id":"#);
     string(out, &shape.from.client_id);
+    out.extend_from_slice(br#","source":"#);
+    string(out, &shape.from.source);
     let plugin = shape.from.plugin.as_ref();
     out.extend_from_slice(br#","plugin":"#);
     optional(out, plugin.map(|plugin| plugin.name.as_str()));
@@ -159,6 +161,8 @@ pub(super) fn dead_letter(shape: &Shape, size: Option<usize>, failed: &Failed<'_
     out.extend_from_slice(br#","reason":"#);
     let cut = failed.reason.floor_char_boundary(MAX_REASON);
     string(out, &failed.reason[..cut]);
+    out.extend_from_slice(br#","attempts":"#);
+    number(out, failed.message.map_or(1, |message| message.attempts()).into());
     out.push(b'}');
 }
 

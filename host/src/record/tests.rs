@@ -197,7 +197,7 @@ fn a_dead_letter_has_everything_about_its_message() {
     assert_eq!((record.topic().unwrap(), record.key().unwrap()), ("events.dlq".into(), b"a/b"[..].into()));
     assert_eq!(
         value(&record),
-        r#"{"topic":"a/b","payload_base64":"/wA=","qos":2,"retain":true,"duplicate":true,"properties":{"content_type":"text","response_topic":null,"correlation_data_base64":null,"message_expiry":null,"payload_is_utf8":false,"user":[["k","v"]]},"received_at":"2023-11-14T22:13:20.123456789Z","client_id":"client \"1\"","plugin":"filter.wasm","sha256":"ab12","stage":"plugin","reason":"trapped: unreachable"}"#
+        r#"{"topic":"a/b","payload_base64":"/wA=","qos":2,"retain":true,"duplicate":true,"properties":{"content_type":"text","response_topic":null,"correlation_data_base64":null,"message_expiry":null,"payload_is_utf8":false,"user":[["k","v"]]},"received_at":"2023-11-14T22:13:20.123456789Z","client_id":"client \"1\"","source":"iot","plugin":"filter.wasm","sha256":"ab12","stage":"plugin","reason":"trapped: unreachable","attempts":1}"#
     );
 }
 

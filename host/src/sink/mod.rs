@@ -19,7 +19,7 @@ use crate::status::{Part, Status};
 pub use discard::Discard;
 pub use file::FileSink;
 #[cfg(feature = "mqtt")]
-pub use rivven::{Probe, RivvenSink, Unusable};
+pub use rivven::{Probe, RivvenSink, StoredRecord, TopicReader, Unusable};
 
 /// Commits deliveries.
 pub trait Sink: Send + Sync {

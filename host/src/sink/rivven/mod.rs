@@ -8,6 +8,7 @@
 mod answer;
 mod flight;
 mod probe;
+mod reader;
 mod router;
 mod schedule;
 mod wire;
@@ -23,6 +24,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 pub use self::probe::{Probe, Unusable};
+pub use self::reader::{StoredRecord, TopicReader};
 
 use self::flight::{Item, Refusal};
 use self::router::Router;
