@@ -417,7 +417,7 @@ fn limits_of_the_command_line() {
     assert_eq!(limits.outputs_per_message, Limits::default().outputs_per_message);
     let said = parse_limits(r#"{"memory": 16, "deadline_ms": 0}"#).unwrap_err();
     assert!(said.starts_with("memory ") && said.contains("did you mean memory_mb"), "{said}");
-    assert!(said.contains("; deadline_ms is 0 (expected an integer from 1 to 600000)"), "{said}");
+    assert!(said.contains("; deadline_ms is `0` (expected an integer from 1 to 600000)"), "{said}");
 }
 
 #[test]
