@@ -11,7 +11,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
-use crate::host::{program, target};
+use crate::broker::Broker;
+use crate::guests;
+use crate::host::{Host, program, target};
+use crate::rivven::Rivven;
 
 /// The clone.
 pub fn root() -> PathBuf {
@@ -50,6 +53,22 @@ impl Block {
     pub fn is_shell(&self) -> bool {
         ["sh", "bash", "console"].contains(&self.language.as_str())
     }
+}
+
+/// A host that is ready and runs the README's `config.yaml` with these servers in the place of its own.
+pub async fn first_example(broker: &Broker, rivven: &Rivven) -> Result<Host> {
+    let blocks = blocks("README.md")?;
+    let block = blocks.iter().find(|block| block.file() == Some("config.yaml"));
+    let text =
+        block.context("the README has no config.yaml")?.text.replace("127.0.0.1:9092", &rivven.address());
+    let text = text.replace("127.0.0.1:1883", &format!("127.0.0.1:{}", broker.port()));
+    let filter = guests::example("filter")?;
+    let mut host = Host::start_text(&text, |folder| {
+        std::fs::copy(&filter, folder.join("filter.wasm"))?;
+        Ok(())
+    })?;
+    host.ready().await?;
+    Ok(host)
 }
 
 /// The blocks of a page, by its path in the clone. Each has a language.

@@ -6,9 +6,8 @@ use std::path::Path;
 use std::process::Stdio;
 
 use rivven_integration_tests::broker::Broker;
-use rivven_integration_tests::guests;
-use rivven_integration_tests::host::{Host, program};
-use rivven_integration_tests::markdown::{PAGES, blocks, root};
+use rivven_integration_tests::host::program;
+use rivven_integration_tests::markdown::{PAGES, blocks, first_example, root};
 use rivven_integration_tests::rivven::Rivven;
 
 /// Programs of others that a machine may not have.
@@ -18,17 +17,7 @@ const FOREIGN: [&str; 2] = ["nc ", "mosquitto_sub "];
 async fn every_command_of_the_pages_runs() {
     let broker = Broker::launch().await.unwrap();
     let rivven = Rivven::launch().await.unwrap();
-    let readme = blocks("README.md").unwrap();
-    let config = readme.iter().find(|block| block.file() == Some("config.yaml")).unwrap();
-    let text = config.text.replace("127.0.0.1:9092", &rivven.address());
-    let text = text.replace("127.0.0.1:1883", &format!("127.0.0.1:{}", broker.port()));
-    let filter = guests::example("filter").unwrap();
-    let mut host = Host::start_text(&text, |folder| {
-        fs::copy(&filter, folder.join("filter.wasm"))?;
-        Ok(())
-    })
-    .unwrap();
-    host.ready().await.unwrap();
+    let mut host = first_example(&broker, &rivven).await.unwrap();
     let bin = program("rivven-mqtt").unwrap().parent().unwrap().to_owned();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let mut seen = 0;

@@ -12,7 +12,6 @@ use rivven_integration_tests::broker::Broker;
 use rivven_integration_tests::certs::Certificates;
 use rivven_integration_tests::client::{Message, publish};
 use rivven_integration_tests::guests;
-use rivven_integration_tests::host::Host;
 use rivven_integration_tests::markdown::{self, Block, PAGES, root};
 use rivven_integration_tests::rivven::Rivven;
 use rumqttc::QoS;
@@ -115,20 +114,7 @@ fn every_configuration_loads() {
 async fn the_first_configuration_does_what_it_says() {
     let broker = Broker::launch().await.unwrap();
     let rivven = Rivven::launch().await.unwrap();
-    let blocks = blocks();
-    let block = blocks
-        .iter()
-        .find(|block| block.file() == Some("config.yaml"))
-        .expect("the README has a config.yaml");
-    let text = block.text.replace("127.0.0.1:9092", &rivven.address());
-    let text = text.replace("127.0.0.1:1883", &format!("127.0.0.1:{}", broker.port()));
-    let filter = guests::example("filter").unwrap();
-    let mut host = Host::start_text(&text, |folder| {
-        fs::copy(&filter, folder.join("filter.wasm"))?;
-        Ok(())
-    })
-    .unwrap();
-    host.ready().await.unwrap();
+    let mut host = markdown::first_example(&broker, &rivven).await.unwrap();
     let messages =
         [29, 31].map(|n| Message::new(format!("sensors/{n}"), json!({ "temperature": n }).to_string()));
     publish(broker.port(), QoS::AtLeastOnce, messages).await.unwrap();

@@ -119,14 +119,13 @@ async fn ledger(host: &Host, source: &str) -> Ledger {
 }
 
 async fn settled(host: &Host, source: &str, messages: u64) {
-    let started = Instant::now();
-    loop {
+    let what = format!("{source} settles {messages} messages");
+    let done = wait_for(&what, TIMEOUT, async || {
         let ledger = ledger(host, source).await;
-        if ledger.received == messages && ledger.in_flight == 0 {
-            return;
-        }
-        assert!(started.elapsed() < TIMEOUT, "{source}: {messages} sent, {ledger:?}\n{}", host.log());
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        ledger.received == messages && ledger.in_flight == 0
+    });
+    if let Err(error) = done.await {
+        panic!("{error:#}: {:?}\n{}", ledger(host, source).await, host.log());
     }
 }
 
