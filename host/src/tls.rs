@@ -13,8 +13,8 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use tokio_rustls::rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
-    SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, PeerIncompatible,
+    RootCertStore, SignatureScheme,
 };
 
 use crate::config::Tls;
@@ -47,7 +47,7 @@ pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
 /// so after the handshake (RFC 8446, section 4.4.2.4), so this is for what is read later, too.
 pub fn explain(error: &io::Error, settings: &Tls) -> Option<TlsError> {
     use CertificateError::{
-        BadSignature, ExpiredContext, NotValidForNameContext, NotValidYetContext, UnknownIssuer,
+        BadSignature, ExpiredContext, NotValidForNameContext, NotValidYetContext, Other, UnknownIssuer,
     };
     match error.get_ref()?.downcast_ref::<Error>()? {
         Error::InvalidCertificate(problem) => match problem {
@@ -63,8 +63,15 @@ pub fn explain(error: &io::Error, settings: &Tls) -> Option<TlsError> {
             UnknownIssuer | BadSignature => {
                 Some(TlsError::UnknownAuthority { ca_cert: settings.ca_cert.clone() })
             }
+            // rustls has no variant for it; the verifier behind it says so by this name.
+            Other(error) if format!("{error:?}").contains("CaUsedAsEndEntity") => Some(TlsError::ChainOrder),
             _ => None,
         },
+        problem @ (Error::AlertReceived(AlertDescription::ProtocolVersion)
+        | Error::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+        )) => Some(TlsError::Version { reason: problem.to_string() }),
         Error::AlertReceived(alert) => {
             use AlertDescription::{
                 AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked,

@@ -54,6 +54,17 @@ impl Certificates {
         Ok(Certificates { server, server_key, ..self.clone() })
     }
 
+    /// The same with a server whose certificate is signed by an authority between, and what leads to the root: the PEM text has the
+    /// server's certificate, then that authority's.
+    pub fn with_intermediate(&self) -> Result<Self> {
+        let mut between = CertificateParams::new(Vec::new())?;
+        between.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        between.distinguished_name.push(DnType::CommonName, "rivven-mqtt test authority between");
+        let between = CertifiedIssuer::signed_by(between, KeyPair::generate()?, &self.authority)?;
+        let (server, server_key) = server(&between, |_| {})?;
+        Ok(Certificates { server: format!("{server}{}", between.pem()), server_key, ..self.clone() })
+    }
+
     /// Another client, whose key is of RSA.
     pub fn with_rsa_client(&self) -> Result<Self> {
         let key = KeyPair::from_pem(RSA_KEY)?;

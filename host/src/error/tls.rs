@@ -65,6 +65,17 @@ pub enum TlsError {
         /// Whose authorities are trusted; `None`: the system's.
         ca_cert: Option<PathBuf>,
     },
+    /// What the server sends first is no certificate of a server.
+    #[error(
+        "the first certificate that the server sends is that of an authority; let it send its own first, and those that lead to the          authority behind it"
+    )]
+    ChainOrder,
+    /// The server speaks only what is older than TLS 1.2.
+    #[error("the server speaks no TLS that is safe ({reason}); turn on TLS 1.2 or 1.3 there")]
+    Version {
+        /// How it says so.
+        reason: String,
+    },
     /// The server wants to know who we are.
     #[error("the server wants a client certificate; set `client_cert` and `client_key`")]
     ClientCertificateMissing,

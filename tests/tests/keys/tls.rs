@@ -1,14 +1,21 @@
 //! TLS: whom to trust, who we are, and what goes wrong.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rcgen::date_time_ymd;
 use rivven_integration_tests::broker::{Broker, Setup};
 use rivven_integration_tests::certs::{Certificates, unwrap_key};
 use rivven_integration_tests::scripted::Scripted;
 use serde_json::{Value, json};
-use tokio_rustls::LazyConfigAcceptor;
+use tokio::io::AsyncWriteExt;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::Acceptor;
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use crate::{start, start_many, with};
 
@@ -156,6 +163,56 @@ async fn key_tls_names_what_is_wrong_with_the_certificate_of_the_server() {
     let url = broker.url().replace("mqtt://", "mqtts://");
     let host = start(with(&url, json!({ "tls": { "ca_cert": ca } })));
     host.not_ready("what answers does not speak TLS").await.unwrap();
+}
+
+/// The order of a chain (RFC 5246 section 7.4.2): the server's own certificate comes first.
+#[tokio::test(flavor = "multi_thread")]
+async fn key_tls_names_a_chain_in_the_wrong_order() {
+    let right = Certificates::generate().unwrap().with_intermediate().unwrap();
+    let files = Files::new(&right);
+    let tls = json!({ "tls": { "ca_cert": files.path("ca.pem") } });
+    let broker = Broker::setup().tls(&right).start().await.unwrap();
+    let mut host = start(with(&broker.tls_url(), tls.clone()));
+    host.ready().await.unwrap();
+
+    // No broker can be set up so wrong, hence one that speaks TLS and no more.
+    let mut chain: Vec<_> =
+        CertificateDer::pem_slice_iter(right.server.as_bytes()).map(Result::unwrap).collect();
+    chain.reverse();
+    let key = PrivateKeyDer::from_pem_slice(right.server_key.as_bytes()).unwrap();
+    let key = ring::default_provider().key_provider.load_private_key(key).unwrap();
+    let certified = Arc::new(CertifiedKey::new(chain, key));
+    let server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    let scripted = Scripted::listen().await.unwrap();
+    let host = start(with(&scripted.url(), tls));
+    let stream = scripted.stream().await.unwrap();
+    TlsAcceptor::from(Arc::new(server)).accept(stream).await.unwrap_err();
+    host.not_ready("the first certificate that the server sends is that of an authority").await.unwrap();
+}
+
+/// TLS 1.1 and older are not safe (RFC 8996): said by a server of the time, and by one that is careful.
+#[tokio::test(flavor = "multi_thread")]
+async fn key_tls_names_a_server_that_is_too_old() {
+    let tls = json!({ "tls": { "insecure_skip_verify": true } });
+    // ServerHello (RFC 4346 section 7.4.1.3): version 3.2, which is TLS 1.1; a random; no session; TLS_RSA_WITH_AES_128_CBC_SHA.
+    let mut hello = vec![2, 0, 0, 38, 3, 2];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 0x2f, 0]);
+    let hello = [&[22, 3, 2, 0, hello.len() as u8][..], &hello].concat();
+    // A fatal alert, protocol_version.
+    let alert = vec![21, 3, 1, 0, 2, 2, 70];
+    for answer in [hello, alert] {
+        let broker = Scripted::listen().await.unwrap();
+        let host = start(with(&broker.url(), tls.clone()));
+        let mut stream = broker.stream().await.unwrap();
+        stream.write_all(&answer).await.unwrap();
+        let reason = host.not_ready("the server speaks no TLS that is safe (").await.unwrap();
+        assert!(reason.contains("; turn on TLS 1.2 or 1.3 there"), "{reason}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
