@@ -45,7 +45,7 @@ const FAMILIES: &[Family] = &[
     ("source_messages_committed_total", "counter", "Messages of which all records are committed", |s| {
         s.counts.ledger.settled.committed as f64
     }),
-    ("source_messages_dropped_total", "counter", "Messages that the plugin dropped", |s| {
+    ("source_messages_dropped_total", "counter", "Messages that were dropped on purpose", |s| {
         s.counts.ledger.settled.dropped as f64
     }),
     ("source_messages_dead_lettered_total", "counter", "Messages whose dead letter is committed", |s| {

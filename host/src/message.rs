@@ -180,7 +180,7 @@ impl Sequences {
 pub struct Tally {
     /// At least one record was made of the message, and the sink has committed all of them.
     pub committed: u64,
-    /// The plugin dropped it, emitted nothing, or the policy for bad messages says drop.
+    /// The plugin dropped it, emitted nothing, or the policy for bad messages, or for retained ones, says drop.
     pub dropped: u64,
     /// Rejected, faulting, oversized or impossible to write, and its dead letter is committed.
     pub dead_lettered: u64,

@@ -50,14 +50,50 @@ impl Session5 {
         let (mut session, opening) = Self::accept(broker).await?;
         let code = ConnectReturnCode::Success;
         session.send(Packet::ConnAck(ConnAck { session_present: false, code, properties: None })).await?;
-        let subscribe = match session.receive().await? {
+        session.grant().await?;
+        Ok((session, opening))
+    }
+
+    /// Waits for the SUBSCRIBE, and grants it as asked for.
+    pub async fn grant(&mut self) -> Result<()> {
+        let subscribe = match self.receive().await? {
             Packet::Subscribe(subscribe) => subscribe,
             other => bail!("expected SUBSCRIBE, got {other:?}"),
         };
         let return_codes =
             subscribe.filters.iter().map(|filter| SubscribeReasonCode::Success(filter.qos)).collect();
-        session.send(Packet::SubAck(SubAck { pkid: subscribe.pkid, return_codes, properties: None })).await?;
-        Ok((session, opening))
+        self.send(Packet::SubAck(SubAck { pkid: subscribe.pkid, return_codes, properties: None })).await
+    }
+
+    /// Sends bytes, whatever they mean.
+    pub async fn raw(&mut self, bytes: &[u8]) -> Result<()> {
+        self.stream.write_all(bytes).await.context("cannot write to the MQTT connection")
+    }
+
+    /// Waits for a PINGREQ and answers it.
+    pub async fn ping(&mut self, timeout: Duration) -> Result<()> {
+        match tokio::time::timeout(timeout, self.next()).await.context("no PINGREQ in time")?? {
+            Packet::PingReq(_) => self.send(Packet::PingResp(PingResp)).await,
+            other => bail!("expected PINGREQ, got {other:?}"),
+        }
+    }
+
+    /// Waits for a DISCONNECT with a reason code, in the short form that the codec does not know, and for the end.
+    pub async fn disconnected(&mut self, code: u8) -> Result<()> {
+        self.closed().await?;
+        if self.received[..] != [0xe0, 1, code] {
+            bail!("expected a DISCONNECT with {code:#04x}, got {:?}", self.received);
+        }
+        Ok(())
+    }
+
+    /// Waits until the client has closed the connection.
+    pub async fn closed(&mut self) -> Result<()> {
+        let ended = async {
+            // A reset is an end, too.
+            while self.stream.read_buf(&mut self.received).await.unwrap_or(0) > 0 {}
+        };
+        tokio::time::timeout(TIMEOUT, ended).await.context("the client does not close the connection")
     }
 
     /// Sends a packet.

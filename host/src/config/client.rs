@@ -8,7 +8,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::read::Section;
-use super::{Credentials, LastWill, Mqtt, Retry, Secret, Tls, Version, url};
+use super::{Credentials, LastWill, Mqtt, Retained, Retry, Secret, Tls, Version, url};
 use crate::message::QoS;
 use crate::mqtt::{validate_filter, validate_topic_name};
 
@@ -37,7 +37,7 @@ pub(super) fn read_mqtt(section: &Section<'_>) -> Option<Mqtt> {
             format!("is greater than max_inflight_bytes, {max_inflight_bytes} (expected at most that)");
         section.problem("max_packet_size", what);
     }
-    let qos = read_qos(section);
+    let (qos, retained) = (read_qos(section), read_retained(section));
     let empty_poll_delay = Duration::from_millis(section.integer("empty_poll_delay_ms"));
     let keep_alive = Duration::from_secs(section.integer("keep_alive_secs"));
     let connect_timeout = Duration::from_secs(section.integer("connect_timeout_secs"));
@@ -57,6 +57,7 @@ pub(super) fn read_mqtt(section: &Section<'_>) -> Option<Mqtt> {
         qos,
         clean_session,
         session_expiry_secs,
+        retained,
         auth,
         tls: tls.or_else(|| tls_by_scheme.then(Tls::default)),
         last_will,
@@ -79,6 +80,14 @@ fn read_qos(section: &Section<'_>) -> QoS {
         "at_most_once" => QoS::AtMostOnce,
         "exactly_once" => QoS::ExactlyOnce,
         _ => QoS::AtLeastOnce,
+    }
+}
+
+fn read_retained(section: &Section<'_>) -> Retained {
+    match section.choice("retained") {
+        "new_only" => Retained::NewOnly,
+        "skip" => Retained::Skip,
+        _ => Retained::All,
     }
 }
 

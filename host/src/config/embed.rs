@@ -11,7 +11,7 @@ use super::load::read_start;
 use super::problem::{NOWHERE, Problems, START};
 use super::read::{Context, Field, Section, World, prepare};
 use super::yaml::{Entry, Node, Scalar, Style, Value, parse};
-use super::{Credentials, LastWill, Mqtt, Problem, Tls, Version};
+use super::{Credentials, LastWill, Mqtt, Problem, Retained, Tls, Version};
 use crate::error::MqttError;
 use crate::message::QoS;
 
@@ -75,12 +75,18 @@ impl Mqtt {
         let path = self.url.websocket.as_deref().unwrap_or_default();
         let slash = if path.is_empty() || path.starts_with('/') { "" } else { "/" };
         let version = if self.version == Version::V5 { "5.0" } else { "3.1.1" };
+        let retained = match self.retained {
+            Retained::All => "all",
+            Retained::NewOnly => "new_only",
+            Retained::Skip => "skip",
+        };
         let mut entries = vec![
             entry("broker_url", quoted(format!("{scheme}://{}{slash}{path}", self.url))),
             entry("topics", texts(&self.topics)),
             entry("client_id", quoted(&self.client_id)),
             entry("qos", qos(self.qos)),
             entry("clean_session", plain(self.clean_session)),
+            entry("retained", quoted(retained)),
             entry("retry_initial_ms", plain(self.retry.initial.as_millis())),
             entry("retry_max_ms", plain(self.retry.max.as_millis())),
             entry("retry_multiplier", plain(self.retry.multiplier)),

@@ -181,6 +181,12 @@ pub const MQTT: Keys = &[
         "Seconds that the broker keeps the session, on MQTT 5.0; 4294967295 is for ever.",
     )
     .or("4294967295"),
+    Key::new(
+        "retained",
+        Choice(&[("all", &[]), ("new_only", &[]), ("skip", &[])]),
+        "Which retained messages are taken: all that the broker sends, those of filters that are new to the session, or none.",
+    )
+    .or("all"),
     Key::new("auth", Section(AUTH), "Credentials."),
     Key::new("tls", Section(TLS), "Turns TLS on whatever the scheme."),
     Key::new("last_will", Section(LAST_WILL), "What the broker publishes when the connection is lost."),

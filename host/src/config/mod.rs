@@ -174,6 +174,19 @@ pub enum Version {
     V5,
 }
 
+/// Which retained messages are taken. On 5.0 the broker is told (retain handling, section 3.8.3.1); 3.1.1 has no word for it, so
+/// there the driver asks for less or skips what it did not want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Retained {
+    /// All that the broker sends, so again after each SUBSCRIBE.
+    #[default]
+    All,
+    /// Those of filters that the session did not have before.
+    NewOnly,
+    /// None.
+    Skip,
+}
+
 /// An MQTT client: every key of `sources.NAME.config`.
 #[derive(Debug, Clone)]
 pub struct Mqtt {
@@ -189,6 +202,8 @@ pub struct Mqtt {
     pub clean_session: bool,
     /// Session expiry on 5.0 when `clean_session` is false (default: never, 0xFFFFFFFF).
     pub session_expiry_secs: u32,
+    /// Which retained messages are taken (default all).
+    pub retained: Retained,
     /// Credentials.
     pub auth: Option<Credentials>,
     /// TLS, by scheme or by a `tls:` block.

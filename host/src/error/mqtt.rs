@@ -214,6 +214,10 @@ impl MqttError {
             }
             MqttError::Refused { code: 1 | 0x84, .. } => "set mqtt_version to the broker's",
             MqttError::Refused { code: 2 | 0x85, .. } => "set another client_id, one that the broker allows",
+            MqttError::Refused { code: 0x9c | 0x9d, .. }
+            | MqttError::Disconnected { code: 0x9c | 0x9d, .. } => {
+                "set broker_url to the server that it names, if you trust it: the host does not follow"
+            }
             MqttError::Refused { .. } => "look into the log of the broker",
             MqttError::Subscription { .. } => {
                 "let the broker allow the filter for this user, or take it out of topics"

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::intake::{Intake, Stop};
+use super::keep_alive::KeepAlive;
 use super::packet::{self, ConnAck, Incoming, PROTOCOL_ERROR};
 use super::publish::ReadBuffer;
 use super::store::Change;
@@ -23,6 +24,8 @@ use crate::status::Part;
 
 /// With so many bytes that the broker does not take, nothing more is read that would have to be answered.
 const MAX_UNWRITTEN: usize = 1 << 20;
+/// The same with so many changes of the session that the disk has not.
+const MAX_UNSTORED: usize = 1 << 16;
 /// After so many reads without a pause the time is looked at.
 const READS_PER_LOOK: u64 = 256;
 /// How long the goodbye may take: DISCONNECT, and the broker closing its side.
@@ -40,11 +43,7 @@ pub(super) struct Connection<'a> {
     deadline: Instant,
     /// When a drain ends, once it has begun.
     grace: Option<Instant>,
-    /// `None`: no pings.
-    keep_alive: Option<Duration>,
-    last_write: Instant,
-    /// When a ping was sent that nothing came after.
-    pinged: Option<Instant>,
+    keep_alive: KeepAlive,
     /// Bytes of the session's `out` that are written.
     written: usize,
     unflushed: bool,
@@ -84,9 +83,7 @@ impl<'a> Connection<'a> {
             up: None,
             deadline,
             grace: None,
-            keep_alive: Some(driver.settings.keep_alive),
-            last_write: Instant::now(),
-            pinged: None,
+            keep_alive: KeepAlive::new(driver.settings.keep_alive, Instant::now()),
             written: 0,
             unflushed: false,
             paused: false,
@@ -156,6 +153,7 @@ impl<'a> Connection<'a> {
             None => {
                 if !self.paused
                     && self.intake.session.out.len() < MAX_UNWRITTEN
+                    && self.intake.session.changes.len() < MAX_UNSTORED
                     && self.poll_read(cx)?.is_ready()
                 {
                     if self.reads.is_multiple_of(READS_PER_LOOK) {
@@ -208,7 +206,7 @@ impl<'a> Connection<'a> {
             }
         }
         if self.unflushed {
-            self.last_write = Instant::now();
+            self.keep_alive.written(Instant::now());
             out.clear();
             self.written = 0;
             if let Poll::Ready(flushed) = Pin::new(&mut *self.stream).poll_flush(cx) {
@@ -233,9 +231,11 @@ impl<'a> Connection<'a> {
         self.buffer.filled(n);
         self.reads += 1;
         self.read_at = epoch_nanos();
-        // Whatever comes shows that the broker is there.
-        self.pinged = None;
+        let (unread, skipping) = (self.buffer.unread().len(), self.buffer.skipped.is_some());
         self.decode(cx)?;
+        let skips = self.buffer.skipped.is_some();
+        let whole = !skips && (skipping || self.buffer.unread().len() < unread);
+        self.keep_alive.came(n, whole);
         Ok(Poll::Ready(()))
     }
 
@@ -244,7 +244,7 @@ impl<'a> Connection<'a> {
         loop {
             let stop = self.decode_all();
             // Also after an error: what came before it is good, unless its topics are not.
-            self.intake.finish(self.read_at)?;
+            let settled = self.intake.finish(self.read_at)?;
             self.paused = match stop? {
                 Stop::Read | Stop::Other(_) => false,
                 Stop::Full => true,
@@ -254,7 +254,7 @@ impl<'a> Connection<'a> {
                 }
             };
             let handed_on = self.intake.hand_on(cx)?;
-            if !(self.paused && handed_on) {
+            if !(self.paused && (handed_on || settled)) {
                 return Ok(());
             }
         }
@@ -316,7 +316,7 @@ impl<'a> Connection<'a> {
             self.intake.subscribed = None;
         }
         if let Some(seconds) = connack.keep_alive {
-            self.keep_alive = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
+            self.keep_alive.overrule(seconds);
         }
         self.intake.session.out.extend_from_slice(&out);
         info!(
@@ -324,9 +324,18 @@ impl<'a> Connection<'a> {
             broker = %settings.url,
             client_id = connack.client_id.as_deref().unwrap_or(&settings.client_id),
             session_present = connack.session_present,
-            keep_alive_secs = self.keep_alive.map_or(0, |interval| interval.as_secs()),
+            keep_alive_secs = self.keep_alive.seconds(),
             "connected to the MQTT broker"
         );
+        let wanted = if settings.clean_session { 0 } else { settings.session_expiry_secs };
+        if let Some(session_expiry_secs) = connack.session_expiry.filter(|granted| *granted < wanted) {
+            warn!(
+                source = self.driver.name,
+                session_expiry_secs,
+                wanted,
+                "the broker keeps the session for less long than was asked for; what it queues is lost when a stop takes longer"
+            );
+        }
         self.phase = phase;
         if self.phase == Phase::Up {
             info!(source = self.driver.name, filters = ?settings.topics, "session resumed, subscriptions are in place");
@@ -382,28 +391,15 @@ impl<'a> Connection<'a> {
             }
             next = next.min(self.deadline);
         }
-        let Some(interval) = self.keep_alive.filter(|_| self.phase != Phase::Connecting) else {
+        if self.phase == Phase::Connecting {
             return Ok(next);
-        };
-        if let Some(pinged) = &mut self.pinged {
-            let patience = interval / 2;
-            if self.paused || self.grace.is_some() {
-                *pinged = now;
-            } else if now >= *pinged + patience {
-                return Err(MqttError::NoPingResponse { after: patience });
-            }
-            next = next.min(*pinged + patience);
         }
-        if now >= self.last_write + interval {
+        let (ping, look) = self.keep_alive.due(now, self.paused || self.grace.is_some())?;
+        if ping {
             debug!(source = self.driver.name, paused = self.paused, "ping");
             self.intake.session.out.extend_from_slice(&packet::PINGREQ);
-            self.last_write = now;
-            if self.pinged.is_none() {
-                self.pinged = Some(now);
-                next = next.min(now + interval / 2);
-            }
         }
-        Ok(next.min(self.last_write + interval))
+        Ok(next.min(look))
     }
 
     /// DISCONNECT, so that the will is not published (3.1.1 section 3.14.4), and an end that loses nothing.

@@ -1,7 +1,6 @@
 //! Between the connection and the workers: messages go into batches as long as the window has room, batches are handed on, and
 //! what comes back settles the session. It outlives connections.
 
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -10,15 +9,15 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::lane::{Counted, Lane, Spare};
+use super::lane::{Counted, Lane, Spare, shard};
 use super::packet::{self, MALFORMED, PROTOCOL_ERROR};
-use super::publish::{self, PUBLISH, ReadBuffer, Skipped};
+use super::publish::{self, PUBLISH, ReadBuffer, Skipped, legal_topic};
 use super::session::Session;
-use super::store::{Change, Store, Stored, Subscribed};
+use super::store::{Change, Store, Stored, Subscribed, file};
 use super::{Driver, Outlet};
-use crate::config::{Mqtt, Version};
+use crate::config::{Mqtt, Retained, Version};
 use crate::error::MqttError;
-use crate::message::{Batch, Flags, QoS};
+use crate::message::{Batch, Flags, QoS, Sequences, Tally};
 use crate::metrics::{MqttSourceMetrics, SourceMetrics};
 
 /// A packet that is no PUBLISH and has more is not taken.
@@ -28,6 +27,7 @@ const MAX_DUPLICATES: usize = 1 << 16;
 /// Batches that are kept for the next use, and the greatest of their columns.
 const SPARE: usize = 16;
 const SPARE_BYTES: usize = 4 << 20;
+const ILLEGAL_TOPIC: &str = "the topic name is not UTF-8, or has a NUL or a wildcard";
 
 /// Why decoding stopped.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,6 +60,8 @@ pub(super) struct Intake {
     draining: bool,
     /// The window has no room for the next message.
     full: bool,
+    /// Sequence numbers and bytes of retained messages that are not wanted, to be settled by [`finish`](Self::finish).
+    unwanted: Vec<(u64, usize)>,
 }
 
 impl Intake {
@@ -87,6 +89,7 @@ impl Intake {
             aggregating: driver.aggregating,
             draining: false,
             full: false,
+            unwanted: Vec::new(),
         })
     }
 
@@ -155,6 +158,17 @@ impl Intake {
                 continue;
             }
             let size = message.topic.len() + message.properties.len() + message.payload.len();
+            if self.is_unwanted(flags) {
+                if !legal_topic(message.topic) {
+                    break Err(packet::error("PUBLISH", ILLEGAL_TOPIC, MALFORMED));
+                }
+                if !self.has_slot() {
+                    break Ok(Stop::Full);
+                }
+                self.unwanted.push((self.session.admit(message.packet_id, qos, size), size));
+                at += head.total;
+                continue;
+            }
             let lane = match self.lanes.as_slice() {
                 [_] => 0,
                 lanes => shard(message.topic, lanes.len()),
@@ -189,12 +203,20 @@ impl Intake {
         self.session.unacknowledged() < self.settings.max_inflight + MAX_DUPLICATES
     }
 
-    /// Checks and counts what was decoded. Where a topic name is illegal, that message and those behind it do not enter.
-    pub fn finish(&mut self, received_at: u64) -> Result<(), MqttError> {
+    /// Whether it is a retained message though none is to be taken. A broker of 5.0 was told so, but may still have some queued.
+    #[inline(always)]
+    fn is_unwanted(&self, flags: Flags) -> bool {
+        flags.retain() && self.settings.retained == Retained::Skip
+    }
+
+    /// Checks and counts what was decoded. Where a topic name is illegal, that message and those behind it do not enter. Whether
+    /// anything was settled at once.
+    pub fn finish(&mut self, received_at: u64) -> Result<bool, MqttError> {
         let illegal = self.lanes.iter().filter_map(Lane::first_illegal).min();
         if let Some(from) = illegal {
             self.lanes.iter_mut().for_each(|lane| lane.retract(from));
             self.session.retract(from);
+            self.unwanted.retain(|(sequence, _)| *sequence < from);
         }
         let mut all = Counted::default();
         for lane in &mut self.lanes {
@@ -204,13 +226,28 @@ impl Intake {
             all.redeliveries += new.redeliveries;
         }
         self.received(all);
+        let dropped = self.drop_unwanted();
         match illegal {
-            None => Ok(()),
-            Some(_) => {
-                let reason = "the topic name is not UTF-8, or has a NUL or a wildcard";
-                Err(packet::error("PUBLISH", reason, MALFORMED))
-            }
+            None => Ok(dropped),
+            Some(_) => Err(packet::error("PUBLISH", ILLEGAL_TOPIC, MALFORMED)),
         }
+    }
+
+    fn drop_unwanted(&mut self) -> bool {
+        if self.unwanted.is_empty() {
+            return false;
+        }
+        let mut sequences = Sequences::default();
+        let (mut messages, mut bytes) = (0, 0);
+        for (sequence, size) in self.unwanted.drain(..) {
+            sequences.push(sequence);
+            messages += 1;
+            bytes += size as u64;
+        }
+        self.metrics.received(messages, bytes);
+        self.metrics.settled(Tally { dropped: messages, ..Tally::default() });
+        self.session.settle(&sequences);
+        true
     }
 
     fn received(&self, new: Counted) {
@@ -232,6 +269,10 @@ impl Intake {
             return SourceMetrics::add(&self.metrics.duplicates_suppressed, 1);
         }
         let topic = skipped.topic.as_bytes();
+        if self.is_unwanted(flags) {
+            let sequence = self.session.admit(skipped.packet_id, qos, topic.len());
+            return self.unwanted.push((sequence, topic.len()));
+        }
         let index = shard(topic, self.lanes.len());
         let Some(lane) = self.lanes.get_mut(index) else { return };
         let sequence = self.session.admit(skipped.packet_id, qos, topic.len());
@@ -363,36 +404,6 @@ impl Intake {
 pub(super) fn malformed(packet: &[u8], reason: &'static str) -> MqttError {
     let name = packet::name(packet.first().copied().unwrap_or_default());
     packet::error(name, reason, if reason == publish::EMPTY_TOPIC { PROTOCOL_ERROR } else { MALFORMED })
-}
-
-/// Which of `n` workers gets the messages of a topic: the same one always, so that order per topic holds.
-#[inline]
-fn shard(topic: &[u8], n: usize) -> usize {
-    const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mut hash = topic.len() as u64;
-    let (words, rest) = topic.as_chunks::<8>();
-    for word in words {
-        hash = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(MULTIPLIER).rotate_left(29);
-    }
-    for &byte in rest {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(MULTIPLIER).rotate_left(29);
-    }
-    // The upper bits are the well mixed ones.
-    ((u128::from(hash.wrapping_mul(MULTIPLIER)) * n as u128) >> 64) as usize
-}
-
-/// The file of a source's session. The name of a source may hold anything.
-fn file(state_dir: &Path, name: &str) -> std::path::PathBuf {
-    let mut file = String::with_capacity(name.len() + 13);
-    file.push_str("mqtt-");
-    for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'0'..=b'9' | b'-' => file.push(byte.into()),
-            _ => file.push_str(&format!("_{byte:02x}")),
-        }
-    }
-    file.push_str(".redb");
-    state_dir.join(file)
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::task::{Context, Waker};
 
 use bytes::{Bytes, BytesMut};

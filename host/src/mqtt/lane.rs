@@ -224,3 +224,19 @@ impl Lane {
         self.closed.as_mut().is_some_and(|closed| closed.as_mut().poll(cx).is_ready())
     }
 }
+
+/// Which of `n` workers gets the messages of a topic: the same one always, so that order per topic holds.
+#[inline]
+pub(super) fn shard(topic: &[u8], n: usize) -> usize {
+    const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut hash = topic.len() as u64;
+    let (words, rest) = topic.as_chunks::<8>();
+    for word in words {
+        hash = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(MULTIPLIER).rotate_left(29);
+    }
+    for &byte in rest {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(MULTIPLIER).rotate_left(29);
+    }
+    // The upper bits are the well mixed ones.
+    ((u128::from(hash.wrapping_mul(MULTIPLIER)) * n as u128) >> 64) as usize
+}

@@ -5,11 +5,15 @@ mod backoff;
 mod connection;
 pub mod filter;
 mod intake;
+mod keep_alive;
 mod lane;
 mod packet;
 pub(crate) mod probe;
 mod publish;
 mod reason;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod rules_tests;
 mod session;
 mod store;
 mod subscribe;
@@ -50,7 +54,8 @@ use crate::status::{Part, Status};
 pub(crate) use self::backoff::Backoff;
 pub use self::filter::{validate_filter, validate_topic_name};
 
-/// A connection that lasted so long was a good one: what ends it is not answered with a longer delay than the first.
+/// A connection that lasted so long was a good one: what ends it is not answered with a longer delay than the first. But one that
+/// was no longer than the greatest delay may have been ended by a client that is waiting as we are, for the same client id.
 const LASTING: Duration = Duration::from_secs(5);
 /// So many short connections in a row, each closed by the broker without a word, look like two clients with one client id.
 const FLAPS: u32 = 3;
@@ -119,11 +124,11 @@ impl Driver {
             intake.count(|metrics| &metrics.errors);
             if let Some(up) = up {
                 backoff.connected();
-                let short = up.elapsed() < LASTING;
+                let short = up.elapsed() < LASTING.max(self.settings.retry.max);
                 if !short {
                     backoff.lasted();
                 }
-                flaps = if short && matches!(error, MqttError::Closed) { flaps + 1 } else { 0 };
+                flaps = if short && is_wordless(&error) { flaps + 1 } else { 0 };
                 if flaps >= FLAPS {
                     error = MqttError::Flapping { client_id: self.settings.client_id.clone() };
                 }
@@ -204,6 +209,16 @@ impl Driver {
         }
         info!(source = self.name, "source drained");
         Ok(())
+    }
+}
+
+/// Whether the broker closed the connection and did not say why. It resets one of which it has not read everything.
+fn is_wordless(error: &MqttError) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    match error {
+        MqttError::Closed => true,
+        MqttError::Io(error) => matches!(error.kind(), BrokenPipe | ConnectionReset),
+        _ => false,
     }
 }
 

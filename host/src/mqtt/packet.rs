@@ -10,7 +10,7 @@ use rumqttc::mqttbytes::{self as v4bytes, v4};
 use rumqttc::v5::mqttbytes::{self as v5bytes, v5};
 
 use super::reason;
-use crate::config::{Mqtt, Secret, Version};
+use crate::config::{Mqtt, Retained, Secret, Version};
 use crate::error::MqttError;
 use crate::message::QoS;
 
@@ -60,16 +60,24 @@ pub(super) struct ConnAck {
     pub keep_alive: Option<u16>,
     /// The client id that the broker chose.
     pub client_id: Option<String>,
+    /// Seconds that the broker keeps the session, where that is not what was asked for.
+    pub session_expiry: Option<u32>,
+    /// The broker takes no greater packet, in bytes.
+    pub max_packet: Option<u32>,
 }
 
 /// Decodes one whole packet that is not a PUBLISH.
 pub(super) fn decode(version: Version, packet: &[u8]) -> Result<Incoming, MqttError> {
     let name = name(packet.first().copied().unwrap_or(0));
     let malformed = |reason: String| error(name, reason, MALFORMED);
+    // Whatever has a flag set that it must not have, or the other way round, is no packet of MQTT (MQTT-2.2.2-2).
+    if let Some(&first) = packet.first().filter(|first| **first & 0xf != flags(**first)) {
+        return Err(malformed(format!("its flags are {:#03x}, which it may not have", first & 0xf)));
+    }
     match (packet, version) {
         // 5.0 section 3.14.2.1: without a reason code it is 0x00. 3.1.1 has no DISCONNECT from the broker; some send it.
-        ([0xe0, 0], _) => return Ok(disconnect(0, None)),
-        ([0xe0, 1, code], Version::V5) => return Ok(disconnect(*code, None)),
+        ([0xe0, 0], _) => return Ok(disconnect(0, None, None)),
+        ([0xe0, 1, code], Version::V5) => return Ok(disconnect(*code, None, None)),
         ([first, ..], Version::V5) if first >> 4 == 15 => {
             return Err(error(name, "enhanced authentication is not supported", PROTOCOL_ERROR));
         }
@@ -86,6 +94,11 @@ pub(super) fn decode(version: Version, packet: &[u8]) -> Result<Incoming, MqttEr
         }
     }
     .ok_or_else(|| error(name, "a broker may not send it to a subscriber", PROTOCOL_ERROR))
+    .and_then(|incoming| match incoming {
+        // MQTT-2.3.1-1 of 3.1.1; section 2.2.1 of 5.0.
+        Incoming::PubRel { packet_id: 0 } => Err(malformed("the packet identifier is 0".into())),
+        incoming => Ok(incoming),
+    })
 }
 
 fn decode_v4(packet: v4::Packet) -> Option<Incoming> {
@@ -126,12 +139,15 @@ fn decode_v5(packet: v5::Packet) -> Option<Incoming> {
             let properties = packet.properties.as_ref();
             let text = reason::connect(packet.code);
             let said = properties.and_then(|p| p.reason_string.as_deref());
-            let refused = text.map(|(code, text)| (code, reason::with(text, said)));
+            let server = properties.and_then(|p| p.server_reference.as_deref());
+            let refused = text.map(|(code, text)| (code, reason::redirect(reason::with(text, said), server)));
             Incoming::ConnAck(ConnAck {
                 session_present: packet.session_present,
                 refused,
                 keep_alive: properties.and_then(|p| p.server_keep_alive),
                 client_id: properties.and_then(|p| p.assigned_client_identifier.clone()),
+                session_expiry: properties.and_then(|p| p.session_expiry_interval),
+                max_packet: properties.and_then(|p| p.max_packet_size),
             })
         }
         v5::Packet::SubAck(packet) => {
@@ -162,15 +178,23 @@ fn decode_v5(packet: v5::Packet) -> Option<Incoming> {
         v5::Packet::PubRel(packet) => Incoming::PubRel { packet_id: packet.pkid },
         v5::Packet::PingResp(_) => Incoming::PingResp,
         v5::Packet::Disconnect(packet) => {
-            let said = packet.properties.and_then(|p| p.reason_string);
-            disconnect(packet.reason_code as u8, said.as_deref())
+            let (said, server) =
+                packet.properties.map_or((None, None), |p| (p.reason_string, p.server_reference));
+            disconnect(packet.reason_code as u8, said.as_deref(), server.as_deref())
         }
         _ => return None,
     })
 }
 
-fn disconnect(code: u8, said: Option<&str>) -> Incoming {
-    Incoming::Disconnect { code, reason: reason::with(reason::disconnect(code), said) }
+fn disconnect(code: u8, said: Option<&str>, server: Option<&str>) -> Incoming {
+    let reason = reason::redirect(reason::with(reason::disconnect(code), said), server);
+    Incoming::Disconnect { code, reason }
+}
+
+/// The lower half of a packet's first byte, which is the same in all packets of its type but PUBLISH (section 2.2.2 of 3.1.1,
+/// 2.1.3 of 5.0).
+fn flags(first: u8) -> u8 {
+    if matches!(first >> 4, 6 | 8 | 10) { 2 } else { 0 }
 }
 
 /// A packet that the specification does not allow.
@@ -262,6 +286,7 @@ pub(super) fn subscribe(
     packet_id: u16,
     filters: &[String],
     qos: QoS,
+    retained: Retained,
 ) -> Result<Vec<u8>, MqttError> {
     let mut out = BytesMut::new();
     match version {
@@ -272,8 +297,15 @@ pub(super) fn subscribe(
             packet.write(&mut out).map_err(|e| encode("SUBSCRIBE", e))?;
         }
         Version::V5 => {
-            let mut packet =
-                v5::Subscribe::new_many(filters.iter().map(|path| v5::Filter::new(path, qos_v5(qos))), None);
+            let filter = |path: &String| {
+                let retain_forward_rule = match retained {
+                    Retained::All => v5::RetainForwardRule::OnEverySubscribe,
+                    Retained::NewOnly => v5::RetainForwardRule::OnNewSubscribe,
+                    Retained::Skip => v5::RetainForwardRule::Never,
+                };
+                v5::Filter { retain_forward_rule, ..v5::Filter::new(path, qos_v5(qos)) }
+            };
+            let mut packet = v5::Subscribe::new_many(filters.iter().map(filter), None);
             packet.pkid = packet_id;
             packet.write(&mut out).map_err(|e| encode("SUBSCRIBE", e))?;
         }

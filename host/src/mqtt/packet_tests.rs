@@ -39,11 +39,11 @@ fn refusals_are_told_apart() {
         reason_string: Some("go away".into()),
         server_keep_alive: Some(17),
         assigned_client_identifier: Some("you".into()),
-        session_expiry_interval: None,
+        session_expiry_interval: Some(3),
         receive_max: None,
         max_qos: None,
         retain_available: None,
-        max_packet_size: None,
+        max_packet_size: Some(4_711),
         topic_alias_max: None,
         user_properties: Vec::new(),
         wildcard_subscription_available: None,
@@ -62,8 +62,86 @@ fn refusals_are_told_apart() {
         refused: Some((0x8a, "this client is banned: \"go away\"".to_owned())),
         keep_alive: Some(17),
         client_id: Some("you".into()),
+        session_expiry: Some(3),
+        max_packet: Some(4_711),
     };
     assert_eq!(decode(Version::V5, &bytes).unwrap(), Incoming::ConnAck(expected));
+}
+
+/// 5.0 sections 3.2.2.2 and 3.14.2.1: what a server may say.
+#[test]
+fn every_reason_code_has_a_meaning_of_its_own() {
+    const CONNACK: [u8; 21] = [
+        0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x8c, 0x90, 0x95, 0x97, 0x99, 0x9a, 0x9b,
+        0x9c, 0x9d, 0x9f, 0x80,
+    ];
+    const DISCONNECT: [u8; 28] = [
+        0x00, 0x80, 0x81, 0x82, 0x83, 0x87, 0x89, 0x8b, 0x8d, 0x8e, 0x8f, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97,
+        0x98, 0x99, 0x9a, 0x9b, 0x9c, 0x9d, 0x9e, 0x9f, 0xa0, 0xa1, 0xa2,
+    ];
+    let mut meanings = std::collections::HashSet::new();
+    for code in CONNACK {
+        let incoming = decode(Version::V5, &[0x20, 3, 0, code, 0]).unwrap();
+        let Incoming::ConnAck(ConnAck { refused: Some((refused, reason)), .. }) = incoming else {
+            panic!("{code:#04x} does not refuse: {incoming:?}")
+        };
+        assert_eq!(refused, code);
+        assert!(meanings.insert(reason.clone()), "{code:#04x} means the same as another: {reason}");
+    }
+    meanings.clear();
+    for code in DISCONNECT {
+        // Without properties and with none (MQTT 5.0 section 3.14.2.2.1).
+        let forms =
+            [&[0xe0, 1, code][..], &[0xe0, 2, code, 0]].map(|form| decode(Version::V5, form).unwrap());
+        assert_eq!(forms[0], forms[1]);
+        let Incoming::Disconnect { code: said, reason } = &forms[0] else { panic!("{:?}", forms[0]) };
+        assert_eq!(*said, code);
+        assert_ne!(reason, "unknown reason");
+        assert!(meanings.insert(reason.clone()), "{code:#04x} means the same as another: {reason}");
+    }
+}
+
+/// 5.0 section 4.13: the server is reported, not followed.
+#[test]
+fn the_server_to_use_instead_is_reported() {
+    let reference = [0x1c, 0, 3, b'b', b':', b'1'];
+    for code in [0x9c, 0x9d] {
+        let connack = [&[0x20, 9, 0, code, 6][..], &reference].concat();
+        let Ok(Incoming::ConnAck(ConnAck { refused: Some((_, reason)), .. })) = decode(Version::V5, &connack)
+        else {
+            panic!("no refusal")
+        };
+        assert!(reason.ends_with("; it names the server \"b:1\""), "{reason}");
+        let advice = MqttError::refused(code, reason).advice().unwrap();
+        assert!(advice.starts_with("set broker_url to the server that it names"), "{advice}");
+        let disconnect = [&[0xe0, 8, code, 6][..], &reference].concat();
+        let Ok(Incoming::Disconnect { code: said, reason }) = decode(Version::V5, &disconnect) else {
+            panic!("no DISCONNECT")
+        };
+        assert_eq!(said, code);
+        assert!(reason.ends_with("; it names the server \"b:1\""), "{reason}");
+    }
+}
+
+/// 3.1.1 section 2.2.2, 5.0 section 2.1.3.
+#[test]
+fn reserved_flags_and_the_identifier_0_are_malformed() {
+    for version in [Version::V4, Version::V5] {
+        for (packet, says) in [
+            (&[0x60, 2, 0, 1][..], "PUBREL from the MQTT broker: its flags are 0x0, which it may not have"),
+            (&[0x6f, 2, 0, 1], "PUBREL from the MQTT broker: its flags are 0xf, which it may not have"),
+            (&[0xd1, 0], "PINGRESP from the MQTT broker: its flags are 0x1, which it may not have"),
+            (&[0x98, 3, 0, 1, 1], "SUBACK from the MQTT broker: its flags are 0x8, which it may not have"),
+            (&[0x62, 2, 0, 0], "PUBREL from the MQTT broker: the packet identifier is 0"),
+        ] {
+            let error = decode(version, packet).unwrap_err();
+            assert_eq!(error.to_string(), says);
+            assert!(matches!(error, MqttError::Malformed { code: MALFORMED, .. }), "{error:?}");
+        }
+        assert_eq!(decode(version, &[0x62, 2, 1, 2]).unwrap(), Incoming::PubRel { packet_id: 0x102 });
+    }
+    // 5.0 section 3.6.2.1: the reason code is there, or left out.
+    assert_eq!(decode(Version::V5, &[0x62, 3, 0, 7, 0x92]).unwrap(), Incoming::PubRel { packet_id: 7 });
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::packet::{self, DISCONNECT, Incoming, PROTOCOL_ERROR};
 use super::publish::{self, PUBLISH};
 use super::transport::{self, Stream};
 use super::{intake, subscribe};
-use crate::config::Mqtt;
+use crate::config::{Mqtt, Retained};
 use crate::error::MqttError;
 
 pub(crate) use super::transport::layers;
@@ -80,7 +80,9 @@ impl Probe {
     async fn try_filter(&mut self, filter: &str, tried: &str) -> Result<(), MqttError> {
         self.packet_id += 1;
         let (version, qos) = (self.settings.version, self.settings.qos);
-        self.send(&packet::subscribe(version, self.packet_id, &[tried.to_owned()], qos)?).await?;
+        // Retained messages are not for a trial.
+        let filters = [tried.to_owned()];
+        self.send(&packet::subscribe(version, self.packet_id, &filters, qos, Retained::Skip)?).await?;
         match self.receive("SUBACK").await? {
             Incoming::SubAck { packet_id, granted } if packet_id == self.packet_id => match &granted[..] {
                 [answer] => subscribe::granted(filter, qos, answer),

@@ -100,6 +100,14 @@ pub(super) fn disconnect(code: u8) -> &'static str {
     }
 }
 
+/// The reason, and the server that the broker names instead of itself (5.0 section 4.13).
+pub(super) fn redirect(reason: String, server: Option<&str>) -> String {
+    match server {
+        Some(server) if !server.is_empty() => format!("{reason}; it names the server {server:?}"),
+        _ => reason,
+    }
+}
+
 /// The meaning, and the broker's own words where it has some.
 pub(super) fn with(meaning: &str, said: Option<&str>) -> String {
     match said {

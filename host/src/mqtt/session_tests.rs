@@ -233,42 +233,6 @@ proptest! {
         prop_assert!(model.completing.is_empty(), "no PUBCOMP for {:?}", model.completing);
         prop_assert_eq!(session.unacknowledged(), 0);
     }
-
-    /// Even a broker that breaks every rule brings nothing down and gets nothing twice.
-    #[test]
-    fn a_dishonest_broker_does_no_harm(
-        packets in proptest::collection::vec((0u8..5, 1u16..5), 0..200), persistent in any::<bool>(),
-    ) {
-        let mut session = Session::new(persistent, [1]);
-        session.connected(true);
-        let mut in_host = VecDeque::new();
-        for (what, id) in packets {
-            match what {
-                0 => session.release(id),
-                1 if !session.suppress(id) => in_host.push_back(session.admit(id, QoS::ExactlyOnce, 1)),
-                1 => {}
-                2 => in_host.push_back(session.admit(id, QoS::AtLeastOnce, 1)),
-                3 => {
-                    let mut sequences = Sequences::default();
-                    in_host.pop_front().into_iter().for_each(|sequence| sequences.push(sequence));
-                    session.settle(&sequences);
-                    // A second time changes nothing.
-                    session.settle(&sequences);
-                }
-                _ => {
-                    let changes = std::mem::take(&mut session.changes);
-                    session.stored(&changes);
-                }
-            }
-            prop_assert_eq!(session.messages(), in_host.len());
-        }
-        let mut sequences = Sequences::default();
-        in_host.into_iter().for_each(|sequence| sequences.push(sequence));
-        session.settle(&sequences);
-        let changes = std::mem::take(&mut session.changes);
-        session.stored(&changes);
-        prop_assert_eq!((session.messages(), session.bytes(), session.unacknowledged(), session.special), (0, 0, 0, 0));
-    }
 }
 
 #[test]

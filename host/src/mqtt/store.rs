@@ -132,6 +132,20 @@ fn error(path: &Path, source: Box<dyn std::error::Error + Send + Sync>) -> MqttE
     MqttError::Store { path: path.to_owned(), source }
 }
 
+/// The file of a source's session. The name of a source may hold anything.
+pub(super) fn file(state_dir: &Path, name: &str) -> PathBuf {
+    let mut file = String::with_capacity(name.len() + 13);
+    file.push_str("mqtt-");
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' => file.push(byte.into()),
+            _ => file.push_str(&format!("_{byte:02x}")),
+        }
+    }
+    file.push_str(".redb");
+    state_dir.join(file)
+}
+
 /// A filter has no NUL (MQTT-4.7.3-2), so NUL separates.
 fn encode(subscribed: &Subscribed) -> String {
     format!("{}\0{}", subscribed.qos as u8, subscribed.filters.join("\0"))

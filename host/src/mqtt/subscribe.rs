@@ -2,7 +2,7 @@
 
 use super::packet::{self, ConnAck, PROTOCOL_ERROR};
 use super::store::Subscribed;
-use crate::config::Mqtt;
+use crate::config::{Mqtt, Retained, Version};
 use crate::error::MqttError;
 use crate::message::QoS;
 
@@ -16,7 +16,8 @@ pub(super) enum Phase {
     Connecting,
     /// SUBSCRIBE is sent, and UNSUBSCRIBE where filters are stale. The broker may send messages already.
     Subscribing {
-        subscribed: bool,
+        /// The filters whose SUBACK is awaited.
+        asked: Vec<String>,
         /// The filters whose UNSUBACK is awaited.
         stale: Vec<String>,
     },
@@ -29,7 +30,7 @@ impl Phase {
     pub fn waiting_for(&self) -> &'static str {
         match self {
             Phase::Connecting => "CONNACK",
-            Phase::Subscribing { subscribed: false, .. } => "SUBACK",
+            Phase::Subscribing { asked, .. } if !asked.is_empty() => "SUBACK",
             Phase::Subscribing { .. } => "UNSUBACK",
             Phase::Up => "nothing",
         }
@@ -38,7 +39,8 @@ impl Phase {
 
 /// What a good CONNACK asks for: the next phase and what to write. `known` is what is subscribed to in the session, as far as
 /// is known; with no session, or without certainty, everything is subscribed to (again), since a subscription that is replaced
-/// loses nothing (3.1.1 section 3.8.4).
+/// loses nothing (3.1.1 section 3.8.4). Only where retained messages are not to come again, and the broker cannot be told so, is
+/// what the session has left alone.
 pub(super) fn accepted(
     connack: &ConnAck,
     settings: &Mqtt,
@@ -56,17 +58,43 @@ pub(super) fn accepted(
     if known == Some(&wanted) {
         return Ok((Phase::Up, Vec::new()));
     }
-    let mut out = packet::subscribe(settings.version, SUBSCRIBE_ID, &wanted.filters, wanted.qos)?;
+    let keep = settings.retained == Retained::NewOnly && settings.version == Version::V4;
+    let kept = known.filter(|known| keep && known.qos == wanted.qos);
+    let has = |filter: &String| kept.is_some_and(|kept| kept.filters.contains(filter));
+    let asked: Vec<String> = wanted.filters.iter().filter(|filter| !has(filter)).cloned().collect();
     let stale: Vec<String> = known
         .into_iter()
         .flat_map(|known| &known.filters)
         .filter(|filter| !wanted.filters.contains(filter))
         .cloned()
         .collect();
-    if !stale.is_empty() {
-        out.extend(packet::unsubscribe(settings.version, UNSUBSCRIBE_ID, stale.clone())?);
+    let mut out = Vec::new();
+    if !asked.is_empty() {
+        let subscribe =
+            packet::subscribe(settings.version, SUBSCRIBE_ID, &asked, wanted.qos, settings.retained)?;
+        out.extend(taken(connack, "SUBSCRIBE", &asked, subscribe)?);
     }
-    Ok((Phase::Subscribing { subscribed: false, stale }, out))
+    if !stale.is_empty() {
+        let unsubscribe = packet::unsubscribe(settings.version, UNSUBSCRIBE_ID, stale.clone())?;
+        out.extend(taken(connack, "UNSUBSCRIBE", &stale, unsubscribe)?);
+    }
+    let mut phase = Phase::Subscribing { asked, stale };
+    advance(&mut phase);
+    Ok((phase, out))
+}
+
+/// The packet, unless it is greater than the broker takes (5.0 section 3.2.2.3.6).
+fn taken(connack: &ConnAck, name: &str, filters: &[String], packet: Vec<u8>) -> Result<Vec<u8>, MqttError> {
+    match connack.max_packet {
+        Some(max) if packet.len() > max as usize => {
+            let reason = format!(
+                "{name} has {} bytes, and the broker takes packets of at most {max}; use fewer or shorter filters",
+                packet.len()
+            );
+            Err(MqttError::Subscription { filter: filters.join(", "), reason })
+        }
+        _ => Ok(packet),
+    }
 }
 
 /// What the configuration asks for.
@@ -81,8 +109,9 @@ pub(super) fn suback(
     packet_id: u16,
     answers: &[Result<QoS, String>],
 ) -> Result<(), MqttError> {
-    let Phase::Subscribing { subscribed: subscribed @ false, .. } = phase else {
-        return Err(packet::error("SUBACK", "nothing was asked for", PROTOCOL_ERROR));
+    let asked = match phase {
+        Phase::Subscribing { asked, .. } if !asked.is_empty() => asked,
+        _ => return Err(packet::error("SUBACK", "nothing was asked for", PROTOCOL_ERROR)),
     };
     if packet_id != SUBSCRIBE_ID {
         return Err(packet::error(
@@ -91,14 +120,14 @@ pub(super) fn suback(
             PROTOCOL_ERROR,
         ));
     }
-    if answers.len() != settings.topics.len() {
-        let reason = format!("{} codes for {} filters", answers.len(), settings.topics.len());
+    if answers.len() != asked.len() {
+        let reason = format!("{} codes for {} filters", answers.len(), asked.len());
         return Err(packet::error("SUBACK", reason, PROTOCOL_ERROR));
     }
-    for (filter, answer) in settings.topics.iter().zip(answers) {
+    for (filter, answer) in asked.iter().zip(answers) {
         granted(filter, settings.qos, answer)?;
     }
-    *subscribed = true;
+    asked.clear();
     advance(phase);
     Ok(())
 }
@@ -135,7 +164,7 @@ pub(super) fn unsuback(phase: &mut Phase, packet_id: u16, failure: Option<String
 }
 
 fn advance(phase: &mut Phase) {
-    if matches!(phase, Phase::Subscribing { subscribed: true, stale } if stale.is_empty()) {
+    if matches!(phase, Phase::Subscribing { asked, stale } if asked.is_empty() && stale.is_empty()) {
         *phase = Phase::Up;
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::{Driver, Outlet};
-use crate::config::{BrokerUrl, Mqtt, Retry, Version};
+use crate::config::{BrokerUrl, Mqtt, Retained, Retry, Version};
 use crate::error::MqttError;
 use crate::message::{Batch, QoS, Tally, Work};
 use crate::metrics::SourceMetrics;
@@ -34,6 +34,7 @@ pub fn settings(port: u16) -> Mqtt {
         qos: QoS::AtLeastOnce,
         clean_session: true,
         session_expiry_secs: u32::MAX,
+        retained: Retained::All,
         auth: None,
         tls: None,
         last_will: None,

@@ -6,6 +6,7 @@ mod connection;
 mod login;
 mod reconnect;
 mod records;
+mod retained;
 mod session;
 mod tls;
 mod window;

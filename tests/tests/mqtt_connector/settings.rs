@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rivven_integration_tests::net::free_port;
 use rivven_integration_tests::scripted::Scripted;
-use rivven_mqtt::config::{BrokerUrl, Retry, Version};
+use rivven_mqtt::config::{BrokerUrl, Retained, Retry, Version};
 use rivven_mqtt::{MqttError, MqttSource, MqttSourceConfig, QoS};
 use rumqttc::{Protocol, QoS as Wire};
 
@@ -31,6 +31,7 @@ pub async fn config_defaults() {
             qos,
             clean_session,
             session_expiry_secs,
+            retained,
             auth,
             tls,
             last_will,
@@ -50,7 +51,7 @@ pub async fn config_defaults() {
         assert_eq!(topics, ["sensors/#"]);
         assert!(is_generated(&client_id), "{client_id}");
         assert_eq!((qos, clean_session, version), (QoS::AtLeastOnce, true, Version::V4));
-        assert_eq!(session_expiry_secs, u32::MAX);
+        assert_eq!((session_expiry_secs, retained), (u32::MAX, Retained::All));
         assert!(auth.is_none() && tls.is_none() && last_will.is_none());
         let (initial, max) = (Duration::from_millis(100), Duration::from_secs(10));
         assert_eq!(retry, Retry { initial, max, multiplier: 2.0, max_attempts: 0 });

@@ -90,6 +90,7 @@ fn breaks_the_structure(problem: &str) -> bool {
         "(expected json or raw",
         "(expected 3.1.1",
         "(expected mqtt-source",
+        "(expected all, new_only",
     ];
     // In JSON Schema 4.0 and 4 are one number.
     if problem.contains("is `4.0`") {

@@ -115,6 +115,7 @@ fn what_is_left_out_has_its_default() {
     assert!(digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_hexdigit()), "{}", mqtt.client_id);
     assert_eq!(mqtt.url, BrokerUrl { host: "h".into(), port: 1883, websocket: None });
     assert_eq!((mqtt.session_expiry_secs, mqtt.keep_alive), (u32::MAX, Duration::from_secs(60)));
+    assert_eq!(mqtt.retained, Retained::All);
     assert_eq!((mqtt.connect_timeout, mqtt.max_inflight), (Duration::from_secs(30), 1_000));
     assert_eq!((mqtt.max_inflight_bytes, mqtt.max_packet_size, mqtt.max_batch), (64 << 20, 256 << 10, 2_048));
     assert!(mqtt.parse_json_payload && mqtt.include_metadata);
@@ -158,6 +159,7 @@ sources:
       qos: 2
       clean_session: false
       session_expiry_secs: 60
+      retained: skip
       mqtt_version: "5"
       auth: {password: "${TOKEN}"}
       tls: {server_name: broker, alpn: [mqtt], insecure_skip_verify: true}
@@ -204,6 +206,7 @@ fn everything_can_be_set() {
     assert_eq!(mqtt.url, BrokerUrl { host: "::1".into(), port: 8883, websocket: None });
     assert_eq!((mqtt.client_id.as_str(), mqtt.qos, mqtt.version), ("007", QoS::ExactlyOnce, Version::V5));
     assert_eq!((mqtt.clean_session, mqtt.session_expiry_secs), (false, 60));
+    assert_eq!(mqtt.retained, Retained::Skip);
     assert_eq!(mqtt.auth, Some(Credentials { username: None, password: Some(Secret::new("12345")) }));
     let tls = mqtt.tls.as_ref().unwrap();
     assert_eq!((tls.server_name.as_deref(), tls.alpn.join(" ")), (Some("broker"), "mqtt".into()));

@@ -9,6 +9,7 @@ pub const WRONG_VALUES: &[(&str, &str)] = &[
     ),
     ("  mqtt_version: v3\n", "6:17: config.mqtt_version: is `v3` (expected 3.1.1 or 5.0)"),
     ("  mqtt_version: 6\n", "6:17: config.mqtt_version: is `6` (expected 3.1.1 or 5.0)"),
+    ("  retained: none\n", "6:13: config.retained: is `none` (expected all, new_only or skip)"),
     ("  keep_alive_secs: 4\n", "6:20: config.keep_alive_secs: is `4` (expected an integer from 5 to 65535)"),
     (
         "  keep_alive_secs: 60s\n",
