@@ -55,11 +55,14 @@ pub mod metrics {
     }
 }
 
-/// A small store of keys and values that belongs to the plugin of one source; all its workers share it.
+/// A small store of keys and values that belongs to one plugin of one source, by their names; all its workers share it. It
+/// survives restarts of the host, and new versions of the plugin under the same name.
 ///
-/// What is written during a call takes effect when the call succeeds; a call that faults leaves no trace. A key is 1 to 256
-/// bytes, a value at most 1 MiB, and all together at most the configured limit. For now the store is empty after a restart
-/// of the host.
+/// What is written takes effect for all workers when the batch that is processed has succeeded as a whole, and is on disk before its
+/// messages are acknowledged; a batch that faults leaves no trace. A message that is delivered again, after a crash or a lost
+/// connection, is processed again and writes again. What stands for held messages is best written in `flush`: it is durable
+/// before they are acknowledged. A key is 1 to 256 bytes, a value at most 1 MiB, and all together at most the
+/// configured limit.
 pub mod state {
     use std::fmt;
 

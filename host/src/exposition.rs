@@ -223,7 +223,7 @@ pub(crate) mod tests {
         };
         let host = PluginHost::new("a", &Limits { memory: 3 << 20, ..Limits::default() });
         let mut plugin = host.sample();
-        plugin.values_dropped = 9;
+        (plugin.values_dropped, plugin.state_bytes) = (9, 77);
         (plugin.p99, plugin.faults[1].1) = (Duration::from_millis(250), 2);
         plugin.limits[0].used = Some(1.5);
         let values = &mut plugin.values;
@@ -262,6 +262,7 @@ pub(crate) mod tests {
             ("plugin_histogram_bucket{source=\"a\",name=\"size\",le=\"+Inf\"}", 7.0),
             ("plugin_histogram_count{source=\"a\",name=\"size\"}", 7.0),
             ("plugin_histogram_sum{source=\"a\",name=\"size\"}", 2.5),
+            ("plugin_state_bytes{source=\"a\"}", 77.0),
             ("plugin_metrics_dropped_total{source=\"a\"}", 9.0),
             ("plugin_faults_total{source=\"a\",kind=\"deadline\"}", 2.0),
             ("plugin_faults_total{source=\"a\",kind=\"trap\"}", 0.0),

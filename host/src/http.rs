@@ -143,6 +143,7 @@ fn plugin_status(plugin: &PluginSample) -> serde_json::Value {
         "call_ms_p50": plugin.p50.as_secs_f64() * 1e3,
         "call_ms_p99": plugin.p99.as_secs_f64() * 1e3,
         "outputs": plugin.outputs,
+        "state_bytes": plugin.state_bytes,
         "log_lines_dropped": plugin.log_lines_dropped,
         "limits": plugin.limits.iter().map(limit).collect::<serde_json::Map<_, _>>(),
     })

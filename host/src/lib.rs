@@ -37,6 +37,8 @@ pub mod error;
 pub mod exposition;
 #[cfg(feature = "mqtt")]
 pub mod http;
+#[cfg(feature = "mqtt")]
+mod journal;
 pub mod jsonl;
 pub mod logging;
 pub mod message;
@@ -52,6 +54,7 @@ pub mod record;
 pub mod sink;
 #[cfg(feature = "mqtt")]
 pub mod source;
+mod state_dir;
 pub mod status;
 #[cfg(feature = "mqtt")]
 mod thread;

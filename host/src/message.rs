@@ -217,8 +217,28 @@ pub struct Batch {
     /// Set when the packet was greater than `max_packet_size`, to its size in bytes: then this is the batch's only message, its
     /// payload was skipped, and it goes to the dead letters and past the plugin.
     pub oversized: Option<usize>,
+    /// What its processing wrote to the state of plugins; it has to be durable before the batch is acknowledged.
+    pub state: Option<StateCommit>,
     /// Filled by whoever settles the batch.
     pub tally: Tally,
+}
+
+/// What the processing of one batch wrote to the state of plugins. It is durable as a whole or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateCommit {
+    /// Its place among all of the source, from 0: each may build on those before it.
+    pub number: u64,
+    /// What was written, of each plugin that wrote something.
+    pub writes: Vec<StateWrites>,
+}
+
+/// What one plugin wrote to its state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateWrites {
+    /// The plugin's name.
+    pub plugin: Arc<str>,
+    /// The keys, each at most once, with their new values; `None` is deleted.
+    pub changes: Vec<(Arc<str>, Option<Arc<[u8]>>)>,
 }
 
 impl Batch {
@@ -282,6 +302,7 @@ impl Batch {
         self.attempts.clear();
         self.sequences.clear();
         self.oversized = None;
+        self.state = None;
         self.tally = Tally::default();
     }
 }

@@ -4,11 +4,13 @@
 //! driver thread --Work--> worker threads --Delivery--> sink --Batch (settled)--> driver thread
 //! ```
 //!
+//! A settled batch that wrote to the state of a plugin takes the way through the source's journal, which makes that durable first.
+//!
 //! Shutdown runs the same way: the driver stops reading and closes the workers' channels, the workers process what is
 //! queued, flush, and end; the sink commits; the driver acknowledges, disconnects and ends; then the sink is closed.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -22,6 +24,7 @@ use tracing::{error, info};
 use crate::config::{BadMessage, Config, Mqtt, Settings, Source, Version};
 use crate::dlq::Outlet;
 use crate::error::{HostError, PluginError, chain};
+use crate::journal::Journal;
 use crate::message::Work;
 use crate::metrics::SourceMetrics;
 use crate::mqtt::{self, Driver};
@@ -104,7 +107,7 @@ impl Host {
         loaded: Loaded,
         settings: &Settings,
     ) -> Result<(), HostError> {
-        let Loaded { plugin, host, transforms } = loaded;
+        let Loaded { plugin, host, transforms, journal } = loaded;
         let metrics = Arc::new(SourceMetrics::default());
         let status = Status::default();
         status.not_ready(Part::Mqtt, "connecting");
@@ -113,7 +116,12 @@ impl Host {
         let (stop, stopped) = mpsc::unbounded_channel();
         let (back, settled) = mpsc::unbounded_channel();
         let shape = shape(&name, &source, plugin.as_ref(), metrics.clone(), stop.clone());
-        let context = Context::new(Arc::new(shape), source.on_reject, self.sink.clone(), back);
+        let mut context = Context::new(Arc::new(shape), source.on_reject, self.sink.clone(), back.clone());
+        if let Some(journal) = journal {
+            let (settle, thread) = journal.start(&name, status.clone(), back).map_err(HostError::Thread)?;
+            context.journal = Some(settle);
+            self.workers.push(thread);
+        }
 
         let flush_interval = source.plugin.map_or(Duration::MAX, |plugin| plugin.flush_interval);
         let stack = plugin.as_ref().map_or(2 << 20, Plugin::thread_stack);
@@ -291,6 +299,7 @@ pub(crate) struct Loaded {
     pub(crate) plugin: Option<Plugin>,
     host: Option<PluginHost>,
     transforms: Vec<Box<dyn Transform>>,
+    journal: Option<Journal>,
 }
 
 /// What the records of a source look like, and who hears about those that cannot be written.
@@ -331,7 +340,7 @@ pub(crate) async fn on_worker<T: Send + 'static>(
     }
     let cache = settings.state_dir.join(COMPILED);
     let start = move || Sandbox::caching(&cache);
-    let load = move || load(&mut None, start, &name, &source).map(|loaded| (loaded, name, source));
+    let load = move || load(&mut None, start, &name, &source, None).map(|loaded| (loaded, name, source));
     let (loaded, name, source) = tokio::task::spawn_blocking(load).await.map_err(HostError::Panicked)??;
     let Loaded { plugin, transforms, .. } = loaded;
     let (stop, stopped) = mpsc::unbounded_channel();
@@ -356,20 +365,24 @@ pub(crate) async fn on_worker<T: Send + 'static>(
 
 fn load_plugins(config: &Config) -> Result<Vec<Loaded>, HostError> {
     let mut sandbox = None;
-    let cache = config.settings.state_dir.join(COMPILED);
+    let state_dir = &config.settings.state_dir;
+    let cache = state_dir.join(COMPILED);
     let start = || Sandbox::caching(&cache);
-    config.sources.iter().map(|(name, source)| load(&mut sandbox, start, name, source)).collect()
+    let sources = config.sources.iter();
+    sources.map(|(name, source)| load(&mut sandbox, start, name, source, Some(state_dir))).collect()
 }
 
-/// Loads the plugin of a source and starts its workers, which calls `init`. The first plugin starts the sandbox of all.
+/// Loads the plugin of a source and starts its workers, which calls `init`. The first plugin starts the sandbox of all. The
+/// plugin's state is what is kept in `state_dir`; without one it is empty, and is not kept.
 pub(crate) fn load(
     sandbox: &mut Option<Sandbox>,
     start: impl FnOnce() -> Result<Sandbox, PluginError>,
     name: &str,
     source: &Source,
+    state_dir: Option<&Path>,
 ) -> Result<Loaded, HostError> {
     let Some(plugin) = &source.plugin else {
-        return Ok(Loaded { plugin: None, host: None, transforms: vec![Box::new(PassAll)] });
+        return Ok(Loaded { plugin: None, host: None, transforms: vec![Box::new(PassAll)], journal: None });
     };
     let sandbox = match sandbox {
         Some(sandbox) => sandbox,
@@ -378,10 +391,18 @@ pub(crate) fn load(
     let description = Arc::new(describe(&source.mqtt));
     let host = PluginHost::new(name, &plugin.limits);
     let loaded = Plugin::load(sandbox, plugin, description, host.clone())?;
+    let journal = match state_dir.filter(|_| loaded.uses_state()) {
+        Some(folder) => Some(Journal::open(folder, name)?),
+        None => None,
+    };
+    // Before any `init` looks into it.
+    if let Some(journal) = &journal {
+        journal.load(loaded.name(), &host.state)?;
+    }
     let workers = (0..plugin.workers).map(|_| Ok(Box::new(loaded.worker()?) as Box<dyn Transform>));
     let transforms = workers.collect::<Result<_, PluginError>>()?;
     info!(source = %name, plugin = loaded.name(), sha256 = loaded.sha256_hex(), "plugin ready");
-    Ok(Loaded { plugin: Some(loaded), host: Some(host), transforms })
+    Ok(Loaded { plugin: Some(loaded), host: Some(host), transforms, journal })
 }
 
 fn describe(mqtt: &Mqtt) -> SourceDescription {

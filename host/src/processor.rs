@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::{Semaphore, mpsc};
@@ -15,7 +15,7 @@ use tracing::warn;
 use crate::config::BadMessage;
 use crate::delivery::{DeadLetter, Delivery, Stage};
 use crate::error::Fault;
-use crate::message::{Batch, Outcome, Outputs, Sequences, Tally, Verdict};
+use crate::message::{Batch, Outcome, Outputs, Sequences, StateCommit, StateWrites, Tally, Verdict};
 use crate::metrics::SourceMetrics;
 use crate::plugin::Worker;
 use crate::record::Shape;
@@ -34,6 +34,11 @@ pub trait Transform: Send {
     fn process(&mut self, batch: &mut Batch) -> Result<Outcome, Fault>;
     /// Gives back what is held.
     fn flush(&mut self) -> Result<Outputs, Fault>;
+    /// The calls since the last time have succeeded as a whole: what plugins wrote to their state takes effect, and is appended to
+    /// `writes`.
+    fn publish(&mut self, _writes: &mut Vec<StateWrites>) {}
+    /// Something of it has failed: what plugins wrote to their state since the last time never was.
+    fn roll_back(&mut self) {}
     /// How many messages a batch may have so that its call is likely to end before the deadline.
     fn at_a_time(&self) -> usize {
         usize::MAX
@@ -62,6 +67,14 @@ impl Transform for Worker {
         Worker::flush(self)
     }
 
+    fn publish(&mut self, writes: &mut Vec<StateWrites>) {
+        Worker::publish(self, writes);
+    }
+
+    fn roll_back(&mut self) {
+        Worker::roll_back(self);
+    }
+
     fn at_a_time(&self) -> usize {
         Worker::at_a_time(self)
     }
@@ -78,6 +91,10 @@ pub struct Context {
     pub sink: Arc<dyn Sink>,
     /// Back to the driver.
     pub back: mpsc::UnboundedSender<Box<Batch>>,
+    /// Back to the driver by way of the journal, for batches that wrote to the state of a plugin, where that is to be durable.
+    pub journal: Option<mpsc::UnboundedSender<Box<Batch>>>,
+    /// How many state commits there were. It is locked while state is published, so that all stores see the same order.
+    commits: Arc<Mutex<u64>>,
     /// Bytes of outputs that may wait for the sink.
     budget: Arc<Semaphore>,
 }
@@ -90,7 +107,15 @@ impl Context {
         sink: Arc<dyn Sink>,
         back: mpsc::UnboundedSender<Box<Batch>>,
     ) -> Self {
-        Context { shape, on_reject, sink, back, budget: Arc::new(Semaphore::new(OUTPUT_BUDGET)) }
+        Context {
+            shape,
+            on_reject,
+            sink,
+            back,
+            journal: None,
+            commits: Arc::default(),
+            budget: Arc::new(Semaphore::new(OUTPUT_BUDGET)),
+        }
     }
 
     fn source(&self) -> &str {
@@ -99,6 +124,19 @@ impl Context {
 
     fn metrics(&self) -> &SourceMetrics {
         &self.shape.metrics
+    }
+
+    /// Publishes what was written to state.
+    fn publish(&self, transform: &mut dyn Transform) -> Option<StateCommit> {
+        let mut writes = Vec::new();
+        let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
+        transform.publish(&mut writes);
+        if writes.is_empty() {
+            return None;
+        }
+        let number = *commits;
+        *commits += 1;
+        Some(StateCommit { number, writes })
     }
 }
 
@@ -193,12 +231,13 @@ impl Processor {
         result
     }
 
-    fn called(&self, start: Instant, fault: Option<&Fault>) {
+    fn called(&mut self, start: Instant, fault: Option<&Fault>) {
         let metrics = self.context.metrics();
         SourceMetrics::add(&metrics.plugin_nanos, start.elapsed().as_nanos() as u64);
         if let Some(fault) = fault {
             SourceMetrics::add(&metrics.plugin_faults, 1);
             warn!(source = self.context.source(), %fault, "plugin fault");
+            self.transform.roll_back();
         }
     }
 
@@ -307,14 +346,17 @@ impl Processor {
     }
 
     fn deliver(
-        &self,
-        batch: Box<Batch>,
+        &mut self,
+        mut batch: Box<Batch>,
         outcome: Outcome,
         dead_letters: Vec<DeadLetter>,
     ) -> Result<(), Stop> {
-        let Context { shape, back, sink, .. } = &self.context;
         let outputs = &outcome.outputs;
         let permit = self.reserve(outputs.bytes() + OUTPUT_OVERHEAD * outputs.len())?;
+        // Not before: whatever ends the batch in front of the sink leaves no trace in the state.
+        batch.state = self.context.publish(&mut *self.transform);
+        let Context { shape, back, journal, sink, .. } = &self.context;
+        let back = journal.as_ref().filter(|_| batch.state.is_some()).unwrap_or(back);
         let delivery =
             Delivery { batch, outcome, dead_letters, shape: shape.clone(), back: back.clone(), permit };
         sink.deliver(delivery).map_err(|error| Stop(error.to_string()))

@@ -10,6 +10,8 @@ pub enum Part {
     Mqtt,
     /// Loaded, and its `init` succeeded.
     Plugin,
+    /// What plugins wrote last to their state is durable.
+    State,
     /// Connected, and what was written last is committed.
     Sink,
 }
@@ -19,6 +21,7 @@ impl Part {
         match self {
             Part::Mqtt => "mqtt",
             Part::Plugin => "plugin",
+            Part::State => "state",
             Part::Sink => "sink",
         }
     }

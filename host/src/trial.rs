@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::config::{self, BadMessage, Format, Limits, Template, TemplatePart};
 use crate::error::{Fault, HostError};
-use crate::message::{Batch, Outcome, Outputs};
+use crate::message::{Batch, Outcome, Outputs, StateWrites};
 use crate::metrics::SourceMetrics;
 use crate::plugin::{Plugin, PluginHost, Sandbox, SourceDescription, Usage, Worker};
 use crate::processor::{Context, Processor, Stop, Transform};
@@ -50,6 +50,7 @@ pub fn run(
     passes: usize,
 ) -> Result<Trial, HostError> {
     let settings = config::Plugin {
+        name: None,
         path: file.to_owned(),
         sha256: None,
         config,
@@ -118,6 +119,14 @@ impl Transform for Measured {
         let outputs = self.worker.flush();
         *lock(&self.usage) = self.worker.usage();
         outputs
+    }
+
+    fn publish(&mut self, writes: &mut Vec<StateWrites>) {
+        self.worker.publish(writes);
+    }
+
+    fn roll_back(&mut self) {
+        self.worker.roll_back();
     }
 
     fn at_a_time(&self) -> usize {

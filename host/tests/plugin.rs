@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rivven_mqtt::config::{self, Limits};
 use rivven_mqtt::error::{Fault, PluginError};
-use rivven_mqtt::message::{Batch, Flags, Outcome, QoS, Verdict};
+use rivven_mqtt::message::{Batch, Flags, Outcome, QoS, StateWrites, Verdict};
 use rivven_mqtt::plugin::{Plugin, PluginHost, Sandbox, SourceDescription, Worker, World};
 
 /// The default limits but for the time: a busy machine is no fault of a plugin, where time is not what is tested.
@@ -25,7 +25,7 @@ fn guest(name: &str) -> PathBuf {
 
 fn config(path: PathBuf, config: &str, limits: Limits) -> config::Plugin {
     let (config, flush_interval) = (config.to_owned(), Duration::from_secs(1));
-    config::Plugin { path, sha256: None, config, workers: 1, limits, flush_interval }
+    config::Plugin { name: None, path, sha256: None, config, workers: 1, limits, flush_interval }
 }
 
 fn load_with(name: &str, json: &str, limits: Limits, host: PluginHost) -> Result<Plugin, PluginError> {
@@ -303,8 +303,19 @@ fn a_fault_leaves_no_state_and_a_success_shows_it_to_every_worker() {
     let (mut one, mut other) = (plugin.worker().unwrap(), plugin.worker().unwrap());
     let get = |worker: &mut Worker| values(&worker.process(&mut batch(&[("t", "get:k")])).unwrap());
     one.process(&mut batch(&[("t", "set:k=v"), ("t", "honest")])).unwrap();
+    assert_eq!((get(&mut one), get(&mut other)), (vec!["v".to_owned()], vec![]));
+    let mut writes = Vec::new();
+    one.publish(&mut writes);
+    let changes = vec![(Arc::from("k"), Some(Arc::from(*b"v")))];
+    assert_eq!(writes, [StateWrites { plugin: "hostile_attacks".into(), changes }]);
     assert_eq!((get(&mut one), get(&mut other)), (vec!["v".to_owned()], vec!["v".to_owned()]));
+    one.process(&mut batch(&[("t", "set:k=x")])).unwrap();
+    one.roll_back();
     other.process(&mut batch(&[("t", "set-trap:k=w")])).unwrap_err();
+    for worker in [&mut one, &mut other] {
+        worker.publish(&mut writes);
+    }
+    assert_eq!(writes.len(), 1, "what failed is not given out");
     assert_eq!((get(&mut one), get(&mut other)), (vec!["v".to_owned()], vec!["v".to_owned()]));
 }
 

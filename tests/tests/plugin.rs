@@ -257,9 +257,12 @@ fn comparable(records: &str) -> Vec<Line> {
 #[tokio::test(flavor = "multi_thread")]
 async fn both_builds_of_the_examples_give_the_same_records() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, config) in
-        [("filter", r#"{"threshold": 20}"#), ("transform", r#"{"topic": "celsius"}"#), ("aggregate", "{}")]
-    {
+    for (name, config) in [
+        ("filter", r#"{"threshold": 20}"#),
+        ("transform", r#"{"topic": "celsius"}"#),
+        ("aggregate", "{}"),
+        ("count", "{}"),
+    ] {
         let name = format!("example_{name}");
         let [one, other] =
             [Build::Wasip2, Build::CargoComponent].map(|build| guests::component(&name, build).unwrap());

@@ -402,7 +402,7 @@ fn a_library_without_a_process_for_it_gives_up_a_compilation_in_time() {
     let load = |path: PathBuf, compile_time| {
         let limits = Limits { compile_time, ..Limits::default() };
         let (config, flush_interval) = ("null".to_owned(), Duration::from_secs(1));
-        let config = Config { path, sha256: None, config, workers: 1, limits, flush_interval };
+        let config = Config { name: None, path, sha256: None, config, workers: 1, limits, flush_interval };
         Plugin::load(&sandbox, &config, std::sync::Arc::default(), PluginHost::new("test", &limits))
     };
     let bomb = file(&folder, "bomb", &raw::compile_bomb(1).unwrap());

@@ -20,6 +20,7 @@ pub fn worker(workload: &str) -> Result<Worker> {
 
 fn plugin(path: PathBuf, workload: &str) -> config::Plugin {
     config::Plugin {
+        name: None,
         path,
         sha256: None,
         config: format!(r#"{{"work": "{workload}"}}"#),

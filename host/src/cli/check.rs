@@ -199,8 +199,8 @@ pub(super) async fn execute(arguments: &Check) -> Result<u8> {
 async fn plugin(name: &str, source: &Source) -> Result<Step> {
     let path = source.plugin.as_ref().map(|plugin| plugin.path.display().to_string()).unwrap_or_default();
     let (name, source) = (name.to_owned(), source.clone());
-    // `state_dir` may belong to whom `run` is run by.
-    let load = move || pipeline::load(&mut None, Sandbox::of_user, &name, &source);
+    // `state_dir` may belong to whom `run` is run by, and what is in it to a host that runs.
+    let load = move || pipeline::load(&mut None, Sandbox::of_user, &name, &source, None);
     let loaded = tokio::task::spawn_blocking(load).await;
     let outcome = match loaded.context("the check of a plugin has panicked")? {
         Ok(loaded) => {

@@ -270,6 +270,11 @@ pub const LAST_WILL: Keys = &[
 /// `sources.NAME.plugin`.
 pub const PLUGIN: Keys = &[
     Key::new("path", Path, "The component, a .wasm file.").required(),
+    Key::new(
+        "name",
+        Text,
+        "What it is called in logs and dead letters, and whose state is its own; by default the file's name without .wasm.",
+    ),
     Key::new("sha256", Text, "What the SHA-256 of the file has to be: 64 hexadecimal digits."),
     Key::new("config", Anything, "Handed to the plugin as JSON."),
     Key::new("workers", Integer(1, 256), "Instances that run side by side; each MQTT topic stays with one.")

@@ -285,6 +285,9 @@ pub struct Retry {
 /// A plugin and its limits.
 #[derive(Clone)]
 pub struct Plugin {
+    /// What it is called in logs, metrics and dead letters, and whose state is its own (default: the file's name without its
+    /// extension).
+    pub name: Option<String>,
     /// The component.
     pub path: PathBuf,
     /// What the file's SHA-256 has to be.
@@ -302,8 +305,9 @@ pub struct Plugin {
 impl fmt::Debug for Plugin {
     /// Without `config`: it may hold keys and passwords.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plugin { path, sha256, config: _, workers, limits, flush_interval } = self;
+        let Plugin { name, path, sha256, config: _, workers, limits, flush_interval } = self;
         f.debug_struct("Plugin")
+            .field("name", name)
             .field("path", path)
             .field("sha256", sha256)
             .field("config", &"***")

@@ -102,6 +102,7 @@ fn read_plugin(section: &Section<'_>) -> Option<Plugin> {
             None
         }
     });
+    let name = section.has("name").then(|| section.parsed("name", parse_plugin_name));
     let sha256 = section.has("sha256").then(|| section.parsed("sha256", parse_sha256));
     let config = match section.field("config") {
         None => "null".to_owned(),
@@ -113,11 +114,15 @@ fn read_plugin(section: &Section<'_>) -> Option<Plugin> {
     };
     let workers = section.size("workers", 1);
     let flush_interval = Duration::from_millis(section.integer("flush_interval_ms"));
+    let name = match name {
+        Some(name) => Some(name?),
+        None => None,
+    };
     let sha256 = match sha256 {
         Some(sha256) => Some(sha256?),
         None => None,
     };
-    Some(Plugin { path: path?, sha256, config, workers, limits, flush_interval })
+    Some(Plugin { name, path: path?, sha256, config, workers, limits, flush_interval })
 }
 
 pub(super) fn read_limits(section: &Section<'_>) -> Limits {
@@ -136,6 +141,17 @@ pub(super) fn read_limits(section: &Section<'_>) -> Limits {
         compile_memory: section.size("compile_mb", MIB),
         instances: section.size("instances", 1),
         handles: section.size("handles", 1),
+    }
+}
+
+/// It is a label of metrics and the name of the plugin's state.
+fn parse_plugin_name(text: &str) -> Result<String, String> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    match (1..=64).contains(&text.len()) && text.bytes().all(legal) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "is `{text}`, which is no name of a plugin (expected 1 to 64 letters, digits, `.`, `_` and `-`)"
+        )),
     }
 }
 

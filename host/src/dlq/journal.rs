@@ -30,7 +30,7 @@ impl Journal {
     pub fn open(state_dir: &Path) -> Result<Self, DlqError> {
         let path = state_dir.join(FILE);
         let failed = |source| DlqError::Journal { path: path.clone(), source };
-        std::fs::create_dir_all(state_dir).map_err(|error| failed(error.into()))?;
+        crate::state_dir::create(state_dir).map_err(|error| failed(error.into()))?;
         let database =
             Database::builder().set_cache_size(CACHE).create(&path).map_err(|error| refused(&path, error))?;
         let begin = || -> Result<(), redb::Error> {

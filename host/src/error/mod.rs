@@ -4,6 +4,8 @@ mod config;
 #[cfg(feature = "mqtt")]
 mod dlq;
 #[cfg(feature = "mqtt")]
+mod journal;
+#[cfg(feature = "mqtt")]
 mod mqtt;
 mod plugin;
 mod sink;
@@ -14,6 +16,8 @@ use tokio::task::JoinError;
 pub use config::{ConfigError, HttpError, JsonlError};
 #[cfg(feature = "mqtt")]
 pub use dlq::DlqError;
+#[cfg(feature = "mqtt")]
+pub use journal::JournalError;
 #[cfg(feature = "mqtt")]
 pub use mqtt::MqttError;
 pub use plugin::{Fault, PluginError};
@@ -29,6 +33,10 @@ pub enum HostError {
     /// The sink cannot be opened.
     #[error(transparent)]
     Sink(#[from] SinkError),
+    /// The durable state of a plugin cannot be used.
+    #[cfg(feature = "mqtt")]
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The sink is Rivven, and the configuration does not say where Rivven is.
     #[error("the configuration has no `broker`: say where Rivven is, or choose another sink with `--sink`")]
     NoBroker,

@@ -13,12 +13,13 @@ use super::lane::{Counted, Lane, Spare, shard};
 use super::packet::{self, MALFORMED, PROTOCOL_ERROR};
 use super::publish::{self, PUBLISH, ReadBuffer, Skipped, legal_topic};
 use super::session::Session;
-use super::store::{Change, Store, Stored, Subscribed, file};
+use super::store::{Change, Store, Stored, Subscribed};
 use super::{Driver, Outlet};
 use crate::config::{Mqtt, Retained, Version};
 use crate::error::MqttError;
 use crate::message::{Batch, Flags, QoS, Sequences, Tally};
 use crate::metrics::{MqttSourceMetrics, SourceMetrics};
+use crate::state_dir;
 
 /// A packet that is no PUBLISH and has more is not taken.
 pub(super) const MAX_OTHER: usize = 64 << 10;
@@ -72,7 +73,8 @@ impl Intake {
             (None, Stored::default())
         } else {
             let owner = format!("{}\n{}", settings.url, settings.client_id);
-            let (store, stored) = Store::open(file(&driver.state_dir, &driver.name), &owner)?;
+            let (store, stored) =
+                Store::open(state_dir::store(&driver.state_dir, "mqtt", &driver.name), &owner)?;
             (Some(Arc::new(store)), stored)
         };
         Ok(Intake {

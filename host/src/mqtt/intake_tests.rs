@@ -366,13 +366,6 @@ fn shards_are_stable_and_in_range() {
 }
 
 #[test]
-fn a_source_name_makes_a_file_name() {
-    let name = |name| file(Path::new("s"), name).display().to_string();
-    assert_eq!(name("iot-1"), "s/mqtt-iot-1.redb");
-    assert_eq!(name("../A_b"), "s/mqtt-_2e_2e_2f_41_5fb.redb");
-}
-
-#[test]
 fn settled_batches_are_kept_until_the_source_is_idle() {
     let mut bench = bench(1, |_| {});
     assert!(!bench.intake.keeps_memory());

@@ -7,6 +7,7 @@ use redb::{Database, ReadableTable, TableDefinition};
 
 use crate::error::MqttError;
 use crate::message::QoS;
+use crate::state_dir;
 
 const RECEIVED: TableDefinition<u16, ()> = TableDefinition::new("received");
 const SESSION: TableDefinition<&str, &str> = TableDefinition::new("session");
@@ -63,7 +64,7 @@ impl Store {
     pub fn open(path: PathBuf, owner: &str) -> Result<(Self, Stored), MqttError> {
         let open = || -> Result<Database, Box<dyn std::error::Error + Send + Sync>> {
             if let Some(folder) = path.parent() {
-                std::fs::create_dir_all(folder)?;
+                state_dir::create(folder)?;
             }
             Ok(Database::builder().set_cache_size(CACHE).create(&path)?)
         };
@@ -130,20 +131,6 @@ impl Store {
 
 fn error(path: &Path, source: Box<dyn std::error::Error + Send + Sync>) -> MqttError {
     MqttError::Store { path: path.to_owned(), source }
-}
-
-/// The file of a source's session. The name of a source may hold anything.
-pub(super) fn file(state_dir: &Path, name: &str) -> PathBuf {
-    let mut file = String::with_capacity(name.len() + 13);
-    file.push_str("mqtt-");
-    for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'0'..=b'9' | b'-' => file.push(byte.into()),
-            _ => file.push_str(&format!("_{byte:02x}")),
-        }
-    }
-    file.push_str(".redb");
-    state_dir.join(file)
 }
 
 /// A filter has no NUL (MQTT-4.7.3-2), so NUL separates.

@@ -18,6 +18,7 @@ use tracing::warn;
 use wasmtime::Engine;
 
 use super::component::hex;
+use crate::state_dir;
 
 /// The first bytes of an entry; the digit is its format.
 const MAGIC: &[u8; 8] = b"RVNcode1";
@@ -159,7 +160,7 @@ fn header(key: Key, code: &[u8]) -> [u8; HEADER] {
 /// Makes `folder`, and checks that it is a folder of this user that only this user can use.
 fn private(folder: &Path) -> io::Result<()> {
     if let Some(parent) = folder.parent() {
-        fs::create_dir_all(parent)?;
+        state_dir::create(parent)?;
     }
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),

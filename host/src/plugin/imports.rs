@@ -183,7 +183,7 @@ fn link_state(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
         if let Err(error) = Transaction::check(&key.to_str(&store)?, value.as_le_slice(&store)) {
             return Ok((Err(error),));
         }
-        let key = key.to_str(&store)?.into_owned();
+        let key = Arc::from(&*key.to_str(&store)?);
         let value = Arc::from(value.as_le_slice(&store));
         Ok((store.data_mut().state.set(key, value),))
     })?;

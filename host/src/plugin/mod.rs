@@ -49,7 +49,7 @@ use crate::error::{Fault, PluginError};
 pub struct Plugin(Arc<Loaded>);
 
 struct Loaded {
-    name: String,
+    name: Arc<str>,
     path: PathBuf,
     sha256: String,
     compiled: CompileCost,
@@ -60,6 +60,7 @@ struct Loaded {
     host: PluginHost,
     component: InstancePre<Guest>,
     exports: Exports,
+    uses_state: bool,
     // Its clock has to run as long as a worker does.
     _sandbox: Sandbox,
 }
@@ -96,7 +97,9 @@ impl Plugin {
         if let Err(message) = grants::world(&component) {
             return Err(PluginError::World { path: path.into(), message });
         }
-        let missing = grants::imports(&component).into_iter().filter(|import| !import.granted);
+        let imports = grants::imports(&component);
+        let uses_state = imports.iter().any(|import| import.name.starts_with("rivven:connect/state@"));
+        let missing = imports.into_iter().filter(|import| !import.granted);
         let missing: Vec<_> = missing.map(|import| (import.name, import.hint.unwrap_or_default())).collect();
         if !missing.is_empty() {
             return Err(PluginError::Imports { path: path.into(), missing });
@@ -104,7 +107,7 @@ impl Plugin {
         let exports = Exports::find(path, &component)?;
         host.usage.loaded(binary.bytes.len(), compiled);
         Ok(Plugin(Arc::new(Loaded {
-            name: name_of(path),
+            name: config.name.as_deref().map_or_else(|| name_of(path), Arc::from),
             path: path.into(),
             sha256: component::hex(&binary.sha256),
             compiled,
@@ -114,6 +117,7 @@ impl Plugin {
             host,
             component: link(path, &component)?,
             exports,
+            uses_state,
             _sandbox: sandbox.clone(),
         })))
     }
@@ -137,7 +141,12 @@ impl Plugin {
         self.0.exports.flush.is_some()
     }
 
-    /// The file's name without its extension.
+    /// Whether it imports `state`.
+    pub fn uses_state(&self) -> bool {
+        self.0.uses_state
+    }
+
+    /// Its configured name, or the file's name without its extension.
     pub fn name(&self) -> &str {
         &self.0.name
     }
@@ -165,7 +174,7 @@ impl Plugin {
     /// When the instance cannot be started, or its `init` fails or returns an error: what it said is in the error.
     pub fn worker(&self) -> Result<Worker, PluginError> {
         Worker::start(self.clone()).map_err(|fault| PluginError::Start {
-            name: self.0.name.clone(),
+            name: self.0.name.to_string(),
             path: self.0.path.clone(),
             fault,
         })
@@ -217,6 +226,6 @@ fn link(path: &Path, component: &Component) -> Result<InstancePre<Guest>, Plugin
     })
 }
 
-fn name_of(path: &Path) -> String {
-    path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+fn name_of(path: &Path) -> Arc<str> {
+    path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into()
 }

@@ -1,7 +1,8 @@
-//! The keys and values of `rivven:connect/state`: shared by the workers of a plugin, written when a call succeeds.
+//! The keys and values of `rivven:connect/state`: shared by the workers of a plugin, written when a whole batch has succeeded. All
+//! of them are in memory; a journal makes durable what [`Transaction::publish`] gives out.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wasmtime::component::{ComponentType, Lower};
@@ -34,12 +35,19 @@ pub struct StateStore {
     committed: Mutex<Committed>,
 }
 
+type Key = Arc<str>;
+type Value = Arc<[u8]>;
+/// Keys and their new values; `None` is deleted.
+type Changes = Vec<(Key, Option<Value>)>;
+
 #[derive(Debug, Default)]
 struct Committed {
-    values: BTreeMap<String, Arc<[u8]>>,
+    values: HashMap<Key, Value>,
     bytes: usize,
-    /// By how much the writes of running calls would grow the store: two workers cannot both take the last byte.
+    /// By how much the writes of running batches would grow the store: two workers cannot both take the last byte.
     reserved: usize,
+    /// What `init` wrote, until the next batch that writes takes it along: no message stands for it.
+    of_init: HashMap<Key, Option<Value>>,
 }
 
 impl StateStore {
@@ -53,32 +61,62 @@ impl StateStore {
         self.committed().bytes
     }
 
+    /// How many bytes they may take.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Starts with what was kept from an earlier run, whatever the limit is.
+    pub fn load(&self, values: impl IntoIterator<Item = (Arc<str>, Arc<[u8]>)>) {
+        let mut committed = self.committed();
+        for (key, value) in values {
+            committed.write(key, Some(value));
+        }
+    }
+
     fn committed(&self) -> MutexGuard<'_, Committed> {
         self.committed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What one worker sees of the store: what is committed, and above it what the running call has written.
+impl Committed {
+    fn write(&mut self, key: Key, value: Option<Value>) {
+        let key_len = key.len();
+        let after = value.as_ref().map_or(0, |value| key_len + value.len());
+        let before = match (self.values.entry(key), value) {
+            (Entry::Occupied(mut entry), Some(value)) => key_len + entry.insert(value).len(),
+            (Entry::Occupied(entry), None) => key_len + entry.remove().len(),
+            (Entry::Vacant(entry), Some(value)) => {
+                entry.insert(value);
+                0
+            }
+            (Entry::Vacant(_), None) => 0,
+        };
+        self.bytes = self.bytes - before + after;
+    }
+}
+
+/// What one worker sees of the store: what is committed, and above it what the running batch has written.
 #[derive(Debug)]
 pub(super) struct Transaction {
     store: Arc<StateStore>,
-    written: BTreeMap<String, Write>,
+    written: HashMap<Key, Write>,
 }
 
 #[derive(Debug)]
 struct Write {
     /// `None`: deleted.
-    value: Option<Arc<[u8]>>,
+    value: Option<Value>,
     /// What is reserved for it in the store.
     growth: usize,
 }
 
 impl Transaction {
     pub fn new(store: Arc<StateStore>) -> Self {
-        Transaction { store, written: BTreeMap::new() }
+        Transaction { store, written: HashMap::new() }
     }
 
-    pub fn get(&self, key: &str) -> Option<Arc<[u8]>> {
+    pub fn get(&self, key: &str) -> Option<Value> {
         match self.written.get(key) {
             Some(write) => write.value.clone(),
             None => self.store.committed().values.get(key).cloned(),
@@ -97,7 +135,7 @@ impl Transaction {
     }
 
     /// Sets `key` to `value`, which have passed [`check`](Self::check).
-    pub fn set(&mut self, key: String, value: Arc<[u8]>) -> Result<(), StateError> {
+    pub fn set(&mut self, key: Key, value: Value) -> Result<(), StateError> {
         let mut committed = self.store.committed();
         let before = committed.values.get(&key).map_or(0, |old| key.len() + old.len());
         let growth = (key.len() + value.len()).saturating_sub(before);
@@ -116,44 +154,52 @@ impl Transaction {
         let written = self.written.get(key).map(|write| write.growth);
         let mut committed = self.store.committed();
         committed.reserved -= written.unwrap_or(0);
-        let stored = committed.values.contains_key(key);
+        let stored = committed.values.get_key_value(key).map(|(key, _)| key.clone());
         drop(committed);
         // A deletion is remembered only where there is something to delete: a loop over names that do not exist takes no memory.
-        if stored {
-            self.written.insert(key.to_owned(), Write { value: None, growth: 0 });
-        } else {
-            self.written.remove(key);
-        }
+        match stored {
+            Some(key) => self.written.insert(key, Write { value: None, growth: 0 }),
+            None => self.written.remove(key),
+        };
     }
 
-    /// The call succeeded: what it wrote takes effect. Where two workers wrote the same key, the call that ends later wins.
-    pub fn commit(&mut self) {
+    /// `init` succeeded: what it wrote takes effect at once, and becomes durable with the next batch that is published.
+    pub fn commit_init(&mut self) {
         if self.written.is_empty() {
             return;
         }
         let mut committed = self.store.committed();
-        for (key, write) in std::mem::take(&mut self.written) {
-            committed.reserved -= write.growth;
-            let key_len = key.len();
-            let (before, after) = match (committed.values.entry(key), write.value) {
-                (Entry::Occupied(mut entry), Some(value)) => {
-                    let after = key_len + value.len();
-                    (key_len + entry.insert(value).len(), after)
-                }
-                (Entry::Occupied(entry), None) => (key_len + entry.remove().len(), 0),
-                (Entry::Vacant(entry), Some(value)) => (0, key_len + entry.insert(value).len()),
-                (Entry::Vacant(_), None) => (0, 0),
-            };
-            committed.bytes = committed.bytes - before + after;
+        for (key, Write { value, growth }) in self.written.drain() {
+            committed.reserved -= growth;
+            committed.write(key.clone(), value.clone());
+            committed.of_init.insert(key, value);
         }
     }
 
-    /// The call faulted: what it wrote never was.
+    /// The whole batch has succeeded: what was written takes effect, and is given out to be made durable. Where two workers wrote
+    /// the same key, the batch that is published later wins.
+    pub fn publish(&mut self) -> Changes {
+        let mut committed = self.store.committed();
+        let mut changes: Changes = Vec::new();
+        if !committed.of_init.is_empty() {
+            let written = &self.written;
+            changes.extend(committed.of_init.drain().filter(|(key, _)| !written.contains_key(key)));
+        }
+        changes.reserve(self.written.len());
+        for (key, Write { value, growth }) in self.written.drain() {
+            committed.reserved -= growth;
+            committed.write(key.clone(), value.clone());
+            changes.push((key, value));
+        }
+        changes
+    }
+
+    /// The batch failed: what it wrote never was.
     pub fn roll_back(&mut self) {
         if self.written.is_empty() {
             return;
         }
-        let growth: usize = std::mem::take(&mut self.written).values().map(|write| write.growth).sum();
+        let growth: usize = self.written.drain().map(|(_, write)| write.growth).sum();
         self.store.committed().reserved -= growth;
     }
 }
@@ -175,26 +221,26 @@ mod tests {
     }
 
     #[test]
-    fn a_write_is_seen_by_its_call_and_by_others_after_the_commit() {
+    fn a_write_is_seen_by_its_batch_and_by_others_once_it_is_published() {
         let (store, mut one, mut other) = two_workers(100);
         one.set("k".into(), Arc::from(*b"value")).unwrap();
         assert_eq!(one.get("k").as_deref(), Some(&b"value"[..]));
         assert_eq!(other.get("k"), None);
-        one.commit();
+        one.publish();
         assert_eq!(other.get("k").as_deref(), Some(&b"value"[..]));
         assert_eq!(store.bytes(), 6);
         other.delete("k");
         assert_eq!(other.get("k"), None);
         assert_eq!(one.get("k").as_deref(), Some(&b"value"[..]));
-        other.commit();
+        other.publish();
         assert_eq!((one.get("k"), store.bytes()), (None, 0));
     }
 
     #[test]
-    fn a_call_that_faults_leaves_no_trace() {
+    fn a_batch_that_fails_leaves_no_trace() {
         let (store, mut one, mut other) = two_workers(10);
         one.set("a".into(), Arc::from(*b"1")).unwrap();
-        one.commit();
+        one.publish();
         one.set("a".into(), Arc::from(*b"22")).unwrap();
         one.delete("a");
         one.set("b".into(), Arc::from(*b"3333")).unwrap();
@@ -207,12 +253,12 @@ mod tests {
     }
 
     #[test]
-    fn running_calls_cannot_take_the_same_space() {
+    fn running_batches_cannot_take_the_same_space() {
         let (_, mut one, mut other) = two_workers(10);
         one.set("a".into(), Arc::from(*b"12345")).unwrap();
         assert_eq!(other.set("b".into(), Arc::from(*b"1234")), Err(StateError::Full));
         assert_eq!(other.set("b".into(), Arc::from(*b"123")), Ok(()));
-        // Less in the same call gives space back.
+        // Less in the same batch gives space back.
         one.set("a".into(), Arc::from(*b"1")).unwrap();
         assert_eq!(other.set("c".into(), Arc::from(*b"123")), Ok(()));
         drop(other);
@@ -223,10 +269,10 @@ mod tests {
     fn overwriting_needs_only_the_difference() {
         let (store, mut one, _) = two_workers(10);
         one.set("a".into(), Arc::from(*b"12345678")).unwrap();
-        one.commit();
+        one.publish();
         assert_eq!(one.set("a".into(), Arc::from(*b"123456789")), Ok(()));
         assert_eq!(one.set("a".into(), Arc::from(*b"1234567890")), Err(StateError::Full));
-        one.commit();
+        one.publish();
         assert_eq!(store.bytes(), 10);
     }
 

@@ -44,6 +44,8 @@ pub struct PluginSample {
     pub outputs: u64,
     /// The limits, and what was used of them.
     pub limits: Vec<LimitUse>,
+    /// Bytes of the keys and values in its state.
+    pub state_bytes: usize,
     /// Log lines over the budget.
     pub log_lines_dropped: u64,
     /// Metrics that the plugin reports itself.
@@ -162,6 +164,7 @@ impl PluginHost {
             faults,
             outputs: usage.outputs.load(Relaxed),
             limits: self.limits(&values),
+            state_bytes: self.state.bytes(),
             log_lines_dropped: self.log.dropped(),
             values,
             values_dropped: self.metrics.dropped(),

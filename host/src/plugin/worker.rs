@@ -11,7 +11,7 @@ use super::imports::BatchHandle;
 use super::results::{Flushed, Results};
 use super::{Fault, Loaded, Plugin, Sandbox};
 use crate::config::Limits;
-use crate::message::{Batch, Outcome, Outputs};
+use crate::message::{Batch, Outcome, Outputs, StateWrites};
 
 /// What a plugin may hand over beside its outputs (verdicts, reasons, a value of `state`), in bytes.
 const OTHER_FUEL: usize = 2 << 20;
@@ -84,7 +84,7 @@ impl Worker {
     }
 
     /// What becomes of the messages of `batch`. The batch is the same as before when the call returns, and nothing else
-    /// refers to its columns.
+    /// refers to its columns. What the plugin writes to `state` takes effect with [`publish`](Self::publish).
     ///
     /// # Errors
     ///
@@ -128,6 +128,23 @@ impl Worker {
         Ok(outputs)
     }
 
+    /// The whole batch has succeeded, in this plugin and in others: what the calls since the last time have written to `state`
+    /// takes effect for all workers, and is appended to `writes`.
+    pub fn publish(&mut self, writes: &mut Vec<StateWrites>) {
+        let Some(instance) = self.instance.as_mut().filter(|_| self.plugin.0.uses_state) else { return };
+        let changes = instance.store.data_mut().state.publish();
+        if !changes.is_empty() {
+            writes.push(StateWrites { plugin: self.plugin.0.name.clone(), changes });
+        }
+    }
+
+    /// The batch has failed, in this plugin or in another: what the calls since the last time have written to `state` never was.
+    pub fn roll_back(&mut self) {
+        if let Some(instance) = &mut self.instance {
+            instance.store.data_mut().state.roll_back();
+        }
+    }
+
     fn gave(&mut self, outputs: &Outputs) {
         self.usage.outputs += outputs.len() as u64;
         self.plugin.0.host.usage.gave(&outputs.of, outputs.len(), outputs.bytes());
@@ -165,6 +182,7 @@ impl Worker {
         let mut instance = Instance::new(&self.plugin)?;
         let plugin = self.plugin.clone();
         self.timed(&mut instance, |instance| instance.init(&plugin.0.config))?;
+        instance.store.data_mut().state.commit_init();
         Ok(instance)
     }
 
@@ -185,9 +203,6 @@ impl Worker {
         let guest = instance.store.data_mut();
         self.usage.peak_memory = self.usage.peak_memory.max(guest.limiter.peak());
         self.plugin.0.host.usage.called(time, guest.limiter.peak(), result.as_ref().err());
-        if result.is_ok() {
-            guest.state.commit();
-        }
         result
     }
 }

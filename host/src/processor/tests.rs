@@ -21,6 +21,8 @@ struct Script {
     flush_faults: usize,
     /// 0: as many as there are.
     at_a_time: usize,
+    /// What was written to state and not yet published: each payload, as a key.
+    written: Vec<(Arc<str>, Option<Arc<[u8]>>)>,
 }
 
 impl Transform for Script {
@@ -30,6 +32,7 @@ impl Transform for Script {
         let mut values = Vec::new();
         for message in batch.messages() {
             let index = message.index() as u32;
+            self.written.push((text(message.payload()).into(), None));
             let verdict = match message.payload() {
                 b"pass" => Verdict::Pass,
                 b"drop" => Verdict::Drop,
@@ -62,7 +65,19 @@ impl Transform for Script {
         Ok(outcome)
     }
 
+    fn publish(&mut self, writes: &mut Vec<StateWrites>) {
+        let changes = std::mem::take(&mut self.written);
+        if !changes.is_empty() {
+            writes.push(StateWrites { plugin: "script".into(), changes });
+        }
+    }
+
+    fn roll_back(&mut self) {
+        self.written.clear();
+    }
+
     fn flush(&mut self) -> Result<Outputs, Fault> {
+        self.written.push(("flush".into(), None));
         if self.flush_faults > 0 {
             self.flush_faults -= 1;
             self.held.clear();
@@ -201,6 +216,40 @@ fn only_the_message_at_fault_is_taken_out() {
     let fault = "dead plugin fault: the plugin trapped: scripted";
     assert_eq!(bench.records(), ["forward pass", fault, "output 1", "output 2"]);
     assert_eq!(bench.settled(), (vec![0, 1, 2], Tally { committed: 2, dropped: 0, dead_lettered: 1 }));
+}
+
+#[test]
+fn what_a_batch_wrote_to_state_goes_with_it_and_what_failed_wrote_is_gone() {
+    let mut bench = keep(Script { flush_faults: 1, ..Script::default() });
+    bench.process(&["pass", "hold"]).unwrap();
+    bench.process(&["drop", "fault", "two"]).unwrap();
+    bench.processor.flush().unwrap();
+    let mut oversized = bench.batch(&[""]);
+    oversized.oversized = Some(1 << 20);
+    bench.processor.process(oversized).unwrap();
+    let mut commits = Vec::new();
+    while let Ok(batch) = bench.settled.try_recv() {
+        let keys = batch.state.into_iter().flat_map(|commit| {
+            let changes = commit.writes.into_iter().flat_map(|writes| writes.changes);
+            changes.map(|(key, _)| key.to_string()).chain([format!("#{}", commit.number)]).collect::<Vec<_>>()
+        });
+        commits.push((batch.sequences.iter().collect::<Vec<_>>(), keys.collect::<Vec<_>>().join(" ")));
+    }
+    let expected: [(&[u64], &str); 9] = [
+        (&[0], "pass hold #0"),
+        // The second batch faults as a whole; then comes again what was held, and each message by itself.
+        (&[], "hold #1"),
+        (&[2], "drop #2"),
+        (&[3], ""),
+        // That fault made a third instance, and what it has to take over is first again.
+        (&[], "hold #3"),
+        (&[4], "two #4"),
+        // The first flush faults, the second succeeds.
+        (&[], "hold #5"),
+        (&[1], "flush #6"),
+        (&[5], ""),
+    ];
+    assert_eq!(commits, expected.map(|(sequences, keys)| (sequences.to_vec(), keys.to_owned())));
 }
 
 #[test]

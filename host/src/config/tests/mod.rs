@@ -179,6 +179,7 @@ sources:
       include_metadata: false
     plugin:
       path: /p/filter.wasm
+      name: filter-1.2_b
       sha256: 000102030405060708090a0B0c0d0e0f101112131415161718191a1b1c1d1e1f
       config: {threshold: 20, key: "${TOKEN}", list: [a, 1.5, null]}
       workers: 4
@@ -224,7 +225,10 @@ fn everything_can_be_set() {
     assert!(!mqtt.parse_json_payload && !mqtt.include_metadata);
     assert_eq!((one.on_reject, one.on_fault), (BadMessage::Drop, BadMessage::Stop));
     let plugin = one.plugin.as_ref().unwrap();
-    assert_eq!(plugin.sha256.unwrap()[..4], [0, 1, 2, 3]);
+    assert_eq!(
+        (plugin.name.as_deref(), &plugin.sha256.unwrap()[..4]),
+        (Some("filter-1.2_b"), &[0, 1, 2, 3][..])
+    );
     // What comes from a variable is text, whatever it looks like.
     assert_eq!(plugin.config, r#"{"key":"12345","list":["a",1.5,null],"threshold":20}"#);
     assert_eq!((plugin.workers, plugin.limits.memory, plugin.limits.stack), (4, 1 << 20, 64 << 10));
