@@ -1,6 +1,6 @@
 //! What a component call costs through the SDK: `config: { work: ... }` chooses how much of each message is looked at.
 
-use rivven_plugin_sdk::{Config, Json, Message, Output, Plugin, Record, Result, Verdict};
+use rivven_plugin_sdk::{Config, Json, Message, Output, Plugin, Record, Result, Verdict, state};
 use serde::{Deserialize, Serialize};
 
 /// The plugin; public for the benchmark that runs the same code without a sandbox.
@@ -19,6 +19,8 @@ enum Work {
     Pass,
     /// Emits the payload.
     Echo,
+    /// Looks at topics only, and counts each of them in the state.
+    State,
     /// Parses two fields of the payload and emits a record with a key.
     Json,
 }
@@ -51,6 +53,12 @@ impl Plugin for Bench {
                 out.pass()
             }
             Work::Echo => out.emit(message.payload()),
+            Work::State => {
+                let bytes = state::get(message.topic()).unwrap_or_default();
+                let count = bytes.try_into().map_or(0, u64::from_le_bytes) + 1;
+                state::set(message.topic(), count.to_le_bytes())?;
+                out.pass()
+            }
             Work::Json => {
                 let Reading { device, temp } = message.json()?;
                 out.emit(Record::new(Json(Converted { device, f: temp * 1.8 + 32.0 })).key(device))

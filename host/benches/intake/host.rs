@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::component;
 
-/// A running host with the pass plugin and the sink `discard`.
+/// A running host with the bench plugin and the sink `discard`.
 pub struct Host {
     runtime: Runtime,
     metrics: Arc<SourceMetrics>,
@@ -25,8 +25,8 @@ pub struct Host {
 }
 
 impl Host {
-    /// Connects to the blaster on `port`.
-    pub fn start(port: u16, qos: u8) -> Result<Self> {
+    /// Connects to the blaster on `port`; the plugin does `work`.
+    pub fn start(port: u16, qos: u8, work: &str) -> Result<Self> {
         let files = tempfile::tempdir()?;
         let path = files.path().join("intake.yaml");
         std::fs::write(
@@ -37,7 +37,7 @@ impl Host {
     type: mqtt-source
     topic: intake
     format: raw
-    plugin: {{path: {}, config: {{work: pass}}}}
+    plugin: {{path: {}, config: {{work: {work}}}}}
     config:
       broker_url: mqtt://127.0.0.1:{port}
       topics: [\"#\"]

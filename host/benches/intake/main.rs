@@ -1,5 +1,6 @@
 //! How fast messages come in: MQTT over one connection, through a plugin that passes them, into a sink that discards them,
-//! acknowledged after the commit; against rumqttc's `EventLoop`, which acknowledges at once and does nothing else.
+//! acknowledged after the commit; against rumqttc's `EventLoop`, which acknowledges at once and does nothing else. The part `state`
+//! says what durable state costs: against the same host with a plugin that uses none.
 //!
 //! Each round measures every case once, so that a slow spell of the machine touches all of them. A measurement during which
 //! other programs used more than 0.08 of a core is repeated.
@@ -33,20 +34,35 @@ const PACE: u32 = 1_000;
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Receiver {
     EventLoop,
-    Host,
+    /// With the bench plugin, which does this work.
+    Host(&'static str),
 }
+
+/// The baseline of all parts but one.
+const EVENT_LOOP: (&str, Receiver) = ("rumqttc EventLoop, automatic acks, no plugin", Receiver::EventLoop);
+const PASS: (&str, Receiver) = ("rivven-mqtt, pass plugin", Receiver::Host("pass"));
 
 /// One of the tables, named on the command line.
 #[derive(Debug, Clone, Copy)]
 struct Part {
     name: &'static str,
     how: Blaster,
+    /// A baseline, and what is measured against it.
+    receivers: [(&'static str, Receiver); 2],
 }
 
-const PARTS: [Part; 3] = [
-    Part { name: "qos1", how: Blaster { qos: 1, pace: None } },
-    Part { name: "qos0", how: Blaster { qos: 0, pace: None } },
-    Part { name: "latency", how: Blaster { qos: 1, pace: Some(PACE) } },
+const PARTS: [Part; 4] = [
+    Part { name: "qos1", how: Blaster { qos: 1, pace: None }, receivers: [EVENT_LOOP, PASS] },
+    Part { name: "qos0", how: Blaster { qos: 0, pace: None }, receivers: [EVENT_LOOP, PASS] },
+    Part { name: "latency", how: Blaster { qos: 1, pace: Some(PACE) }, receivers: [EVENT_LOOP, PASS] },
+    Part {
+        name: "state",
+        how: Blaster { qos: 1, pace: None },
+        receivers: [
+            ("rivven-mqtt, plugin that looks at topics", Receiver::Host("topics")),
+            ("the same with one get and one set each, durable", Receiver::Host("state")),
+        ],
+    },
 ];
 
 /// One measurement of one case.
@@ -82,21 +98,31 @@ fn main() -> Result<()> {
     let mut samples: Vec<[Vec<Sample>; 2]> = parts.iter().map(|_| Default::default()).collect();
     for round in 1..=support::ROUNDS {
         for (part, samples) in parts.iter().zip(&mut samples) {
-            for (receiver, samples) in [Receiver::EventLoop, Receiver::Host].into_iter().zip(samples) {
+            for ((_, receiver), samples) in part.receivers.into_iter().zip(samples) {
                 let sample = undisturbed(receiver, part.how)?;
                 eprintln!("round {round}, {}, {receiver:?}: {}", part.name, sample.in_words());
                 samples.push(sample);
             }
         }
     }
-    for (part, [event_loop, host]) in parts.iter().zip(&samples) {
+    for (part, samples) in parts.iter().zip(&samples) {
+        let [_, host] = samples;
         match part.name {
             "qos1" => {
-                print_rates("QoS 1, window 20,000, 100-byte payloads", event_loop, host, "15 (at least 8)");
+                print_rates(
+                    "QoS 1, window 20,000, 100-byte payloads (ratio to reach: 15, at least 8)",
+                    part,
+                    samples,
+                );
                 print_threads(host);
             }
-            "qos0" => print_rates("QoS 0, 100-byte payloads", event_loop, host, "8 (at least 5)"),
-            _ => print_latencies(event_loop, host),
+            "qos0" => print_rates("QoS 0, 100-byte payloads (ratio to reach: 8, at least 5)", part, samples),
+            "state" => {
+                let title = "State of 1,000 topics, QoS 1, window 20,000 (to reach: 0.1 M messages/s)";
+                print_rates(title, part, samples);
+                print_threads(host);
+            }
+            _ => print_latencies(part, samples),
         }
     }
     let others = samples.iter().flatten().flatten().map(|sample| sample.usage.others).fold(0.0, f64::max);
@@ -131,8 +157,8 @@ fn measure(receiver: Receiver, how: Blaster) -> Result<Sample> {
             let (sample, _finished) = observe(how, blaster, || (subscriber.received(), 0))?;
             Ok(sample)
         }
-        Receiver::Host => {
-            let host = host::Host::start(blaster.port, how.qos)?;
+        Receiver::Host(work) => {
+            let host = host::Host::start(blaster.port, how.qos, work)?;
             let (sample, finished) = observe(how, blaster, || host.committed())?;
             host.finish(finished.sent)?;
             Ok(sample)
@@ -190,29 +216,28 @@ fn receiver_threads(sample: &Sample) -> impl Iterator<Item = (&str, f64)> {
     threads.map(|(name, time)| (name.as_str(), time.as_nanos() as f64 / sample.messages))
 }
 
-fn print_rates(title: &str, event_loop: &[Sample], host: &[Sample], goal: &str) {
+fn print_rates(title: &str, part: &Part, samples: &[Vec<Sample>; 2]) {
     let mut table = table(["", "M messages/s", "least - most", "ratio", "CPU ns/message", "messages/batch"]);
-    let base = median(event_loop.iter().map(|sample| sample.rate));
-    for (name, samples) in
-        [("rumqttc EventLoop, automatic acks, no plugin", event_loop), ("rivven-mqtt, pass plugin", host)]
-    {
+    let [baseline, _] = samples;
+    let base = median(baseline.iter().map(|sample| sample.rate));
+    for ((name, _), samples) in part.receivers.iter().zip(samples) {
         let rate = median(samples.iter().map(|sample| sample.rate));
         let (least, most) = range(samples.iter().map(|sample| sample.rate / 1e6));
         table.add_row([
-            name.to_owned(),
+            (*name).to_owned(),
             format!("{:.2}", rate / 1e6),
             format!("{least:.2} - {most:.2}"),
-            format!("{:.1}", rate / base),
+            format!("{:.2}", rate / base),
             format!("{:.0}", median(samples.iter().map(cpu_nanos))),
             format!("{:.0}", median(samples.iter().map(|sample| sample.batch))),
         ]);
     }
-    println!("{title} (ratio to reach: {goal})\n{table}\n");
+    println!("{title}\n{table}\n");
 }
 
 /// Which threads the CPU time of the QoS 1 runs was spent in.
 fn print_threads(host: &[Sample]) {
-    let mut table = table(["QoS 1: CPU by thread", "ns/message"]);
+    let mut table = table(["CPU by thread", "ns/message"]);
     let names: std::collections::BTreeSet<&str> =
         host.iter().flat_map(receiver_threads).map(|(name, _)| name).collect();
     for name in names {
@@ -225,22 +250,21 @@ fn print_threads(host: &[Sample]) {
         }
     }
     table.add_row([
-        "all (to reach: 40, at most 75)".to_owned(),
+        "all (of the pass plugin to reach: 40, at most 75)".to_owned(),
         format!("{:.1}", median(host.iter().map(cpu_nanos))),
     ]);
     println!("{table}\n");
 }
 
-fn print_latencies(event_loop: &[Sample], host: &[Sample]) {
+fn print_latencies(part: &Part, samples: &[Vec<Sample>; 2]) {
     let mut table = table(["", "p50 us", "ratio", "p99 us", "ratio", "CPU us/message"]);
     let at = |samples: &[Sample], q| median(samples.iter().map(|sample| sample.latencies.micros(q)));
-    let (base50, base99) = (at(event_loop, 0.5), at(event_loop, 0.99));
-    for (name, samples) in
-        [("rumqttc EventLoop, automatic acks, no plugin", event_loop), ("rivven-mqtt, pass plugin", host)]
-    {
+    let [baseline, _] = samples;
+    let (base50, base99) = (at(baseline, 0.5), at(baseline, 0.99));
+    for ((name, _), samples) in part.receivers.iter().zip(samples) {
         let (p50, p99) = (at(samples, 0.5), at(samples, 0.99));
         table.add_row([
-            name.to_owned(),
+            (*name).to_owned(),
             format!("{p50:.0}"),
             format!("{:.2}", p50 / base50),
             format!("{p99:.0}"),
