@@ -326,6 +326,7 @@ fn state_logs_and_metrics_have_limits() {
     let mut worker = load_with("hostile_attacks", "null", limits, host.clone()).unwrap().worker().unwrap();
     let outcome = worker.process(&mut batch(&[("t", "fill")])).unwrap();
     assert_eq!(outcome.reasons, [(0, "the plugin's state is full".to_owned())]);
+    worker.publish(&mut Vec::new());
     assert!((1 << 20..=3 << 20).contains(&host.state.bytes()), "{}", host.state.bytes());
     worker.process(&mut batch(&[("t", "metrics:100")])).unwrap();
     assert_eq!((host.metrics.snapshot().counters.len(), host.metrics.dropped()), (10, 90));
