@@ -10,6 +10,8 @@ pub enum Part {
     Mqtt,
     /// Loaded, and its `init` succeeded.
     Plugin,
+    /// What a persistent MQTT session must not forget is durable.
+    Session,
     /// What plugins wrote last to their state is durable.
     State,
     /// Connected, and what was written last is committed.
@@ -21,6 +23,7 @@ impl Part {
         match self {
             Part::Mqtt => "mqtt",
             Part::Plugin => "plugin",
+            Part::Session => "session",
             Part::State => "state",
             Part::Sink => "sink",
         }

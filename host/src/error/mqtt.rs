@@ -128,7 +128,7 @@ pub enum MqttError {
         /// How long it was waited for.
         after: Duration,
     },
-    /// The state of the session cannot be read or made durable; nothing is acknowledged that depends on it.
+    /// The state of the session cannot be opened or read.
     #[error("MQTT session state in {}", path.display())]
     Store {
         /// The file.

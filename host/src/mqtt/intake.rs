@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use super::lane::{Counted, Lane, Spare, shard};
 use super::packet::{self, MALFORMED, PROTOCOL_ERROR};
@@ -20,6 +19,7 @@ use crate::error::MqttError;
 use crate::message::{Batch, Flags, QoS, Sequences, Tally};
 use crate::metrics::{MqttSourceMetrics, SourceMetrics};
 use crate::state_dir;
+use crate::status::Status;
 
 /// A packet that is no PUBLISH and has more is not taken.
 pub(super) const MAX_OTHER: usize = 64 << 10;
@@ -43,7 +43,7 @@ pub(super) enum Stop {
     Oversized(Skipped),
 }
 
-type Writing = JoinHandle<(Vec<Change>, Result<(), MqttError>)>;
+type Writing = Pin<Box<dyn Future<Output = Result<Vec<Change>, MqttError>> + Send>>;
 
 pub(super) struct Intake {
     pub session: Session,
@@ -57,6 +57,8 @@ pub(super) struct Intake {
     store: Option<Arc<Store>>,
     writing: Option<Writing>,
     settings: Arc<Mqtt>,
+    name: Arc<str>,
+    status: Status,
     aggregating: bool,
     draining: bool,
     /// The window has no room for the next message.
@@ -87,6 +89,8 @@ impl Intake {
             metrics: driver.metrics.clone(),
             store,
             writing: None,
+            name: driver.name.as_str().into(),
+            status: driver.status.clone(),
             settings,
             aggregating: driver.aggregating,
             draining: false,
@@ -321,20 +325,15 @@ impl Intake {
     fn poll_store(&mut self, cx: &mut Context<'_>) -> Result<(), MqttError> {
         loop {
             if let Some(writing) = &mut self.writing {
-                let Poll::Ready(done) = Pin::new(writing).poll(cx) else { return Ok(()) };
+                let Poll::Ready(changes) = writing.as_mut().poll(cx) else { return Ok(()) };
                 self.writing = None;
-                let (changes, result) = done.map_err(|e| MqttError::Io(std::io::Error::other(e)))?;
-                result?;
-                self.session.stored(&changes);
+                self.session.stored(&changes?);
             }
             let Some(store) = self.store.clone().filter(|_| !self.session.changes.is_empty()) else {
                 return Ok(());
             };
             let changes = std::mem::take(&mut self.session.changes);
-            self.writing = Some(tokio::task::spawn_blocking(move || {
-                let result = store.apply(&changes);
-                (changes, result)
-            }));
+            self.writing = Some(Box::pin(store.apply(changes, self.name.clone(), self.status.clone())));
         }
     }
 

@@ -99,8 +99,8 @@ impl Driver {
     ///
     /// # Errors
     /// [`MqttError::GaveUp`] after `max_attempts` failed attempts in a row; [`MqttError::WorkersGone`] when a worker or all
-    /// senders of `back` are gone without a shutdown; [`MqttError::Store`] when the session's state cannot be read or made
-    /// durable; [`MqttError::Encode`] when a setting does not fit into a packet; with [`fail_fast`](Self::fail_fast) whatever
+    /// senders of `back` are gone without a shutdown; [`MqttError::Store`] when the session's state cannot be opened
+    /// (a write that fails later is tried again); [`MqttError::Encode`] when a setting does not fit into a packet; with [`fail_fast`](Self::fail_fast) whatever
     /// waiting does not mend.
     pub async fn run(self, outlet: Outlet, shutdown: watch::Receiver<bool>) -> Result<(), MqttError> {
         let mut shutdown = Shutdown::new(shutdown);

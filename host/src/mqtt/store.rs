@@ -2,12 +2,17 @@
 //! and the filters that were subscribed to.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use redb::{Database, ReadableTable, TableDefinition};
+use tokio::time::sleep;
+use tracing::{info, warn};
 
 use crate::error::MqttError;
 use crate::message::QoS;
 use crate::state_dir;
+use crate::status::{Part, Status};
 
 const RECEIVED: TableDefinition<u16, ()> = TableDefinition::new("received");
 const SESSION: TableDefinition<&str, &str> = TableDefinition::new("session");
@@ -15,6 +20,8 @@ const OWNER: &str = "owner";
 const SUBSCRIBED: &str = "subscribed";
 /// The ids of a session are at most 65,535; redb's default cache of 1 GiB would be a waste.
 const CACHE: usize = 1 << 20;
+/// Before a write that failed is tried again, at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// The filters of a session and the QoS that each was granted with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +54,8 @@ pub(super) enum Change {
 /// A file that only one process has open.
 #[derive(Debug)]
 pub(super) struct Store {
-    database: Database,
+    /// `None` after an error: redb wants to be opened again.
+    database: Mutex<Option<Database>>,
     path: PathBuf,
 }
 
@@ -62,47 +70,63 @@ impl Store {
     /// Opens or makes the file. What is in it counts only if `owner`, which names broker and client id, is the same as when it
     /// was written: another session has other identifiers.
     pub fn open(path: PathBuf, owner: &str) -> Result<(Self, Stored), MqttError> {
-        let open = || -> Result<Database, Box<dyn std::error::Error + Send + Sync>> {
+        let open = || -> Result<_, Box<dyn std::error::Error + Send + Sync>> {
             if let Some(folder) = path.parent() {
                 state_dir::create(folder)?;
             }
-            Ok(Database::builder().set_cache_size(CACHE).create(&path)?)
+            let database = database(&path)?;
+            let stored = load(&database, owner)?;
+            Ok((Mutex::new(Some(database)), stored))
         };
-        let database = open().map_err(|source| error(&path, source))?;
-        let store = Store { database, path };
-        let stored = store.load(owner).map_err(|source| error(&store.path, source.into()))?;
-        Ok((store, stored))
+        let (database, stored) = open().map_err(|source| error(&path, source))?;
+        Ok((Store { database, path }, stored))
     }
 
-    fn load(&self, owner: &str) -> Result<Stored, redb::Error> {
-        let transaction = self.database.begin_write()?;
-        let mut stored = Stored::default();
-        {
-            let mut session = transaction.open_table(SESSION)?;
-            let mut received = transaction.open_table(RECEIVED)?;
-            let same = session.get(OWNER)?.is_some_and(|value| value.value() == owner);
-            if same {
-                for entry in received.iter()? {
-                    stored.received.push(entry?.0.value());
-                }
-                stored.subscribed = session.get(SUBSCRIBED)?.and_then(|value| decode(value.value()));
-            } else {
-                received.retain(|_, ()| false)?;
-                session.remove(SUBSCRIBED)?;
-                session.insert(OWNER, owner)?;
-            }
+    /// Makes `changes` durable, all or none, in their order, as often as it takes, and gives them back. Meanwhile `status` says why
+    /// not.
+    ///
+    /// # Errors
+    /// Only a panic.
+    pub async fn apply(
+        self: Arc<Self>,
+        mut changes: Vec<Change>,
+        source: Arc<str>,
+        status: Status,
+    ) -> Result<Vec<Change>, MqttError> {
+        let (mut delay, most) = RETRY;
+        let mut failed = false;
+        loop {
+            let store = self.clone();
+            let write = move || (store.write(&changes), changes);
+            let done = tokio::task::spawn_blocking(write).await;
+            let (result, back) = done.map_err(|panic| MqttError::Io(std::io::Error::other(panic)))?;
+            changes = back;
+            let Err(error) = result else { break };
+            let path = self.path.display();
+            let reason = format!(
+                "cannot write {path}: {error}; nothing that needs it is acknowledged until that succeeds"
+            );
+            warn!(source = &*source, next_attempt_in_ms = delay.as_millis() as u64, "MQTT session: {reason}");
+            status.not_ready(Part::Session, reason);
+            failed = true;
+            sleep(delay).await;
+            delay = (2 * delay).min(most);
         }
-        transaction.commit()?;
-        Ok(stored)
-    }
-
-    /// Makes `changes` durable, all or none, in their order. Blocks for as long as the disk takes.
-    pub fn apply(&self, changes: &[Change]) -> Result<(), MqttError> {
-        self.write(changes).map_err(|source| error(&self.path, source.into()))
+        if failed {
+            info!(source = &*source, "MQTT session: written again");
+            status.ready(Part::Session);
+        }
+        Ok(changes)
     }
 
     fn write(&self, changes: &[Change]) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
+        let mut place = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        // Put back only when all went well.
+        let database = match place.take() {
+            Some(database) => database,
+            None => database(&self.path)?,
+        };
+        let transaction = database.begin_write()?;
         {
             let mut session = transaction.open_table(SESSION)?;
             let mut received = transaction.open_table(RECEIVED)?;
@@ -125,8 +149,35 @@ impl Store {
             }
         }
         transaction.commit()?;
+        *place = Some(database);
         Ok(())
     }
+}
+
+fn database(path: &Path) -> Result<Database, redb::DatabaseError> {
+    Database::builder().set_cache_size(CACHE).create(path)
+}
+
+fn load(database: &Database, owner: &str) -> Result<Stored, redb::Error> {
+    let transaction = database.begin_write()?;
+    let mut stored = Stored::default();
+    {
+        let mut session = transaction.open_table(SESSION)?;
+        let mut received = transaction.open_table(RECEIVED)?;
+        let same = session.get(OWNER)?.is_some_and(|value| value.value() == owner);
+        if same {
+            for entry in received.iter()? {
+                stored.received.push(entry?.0.value());
+            }
+            stored.subscribed = session.get(SUBSCRIBED)?.and_then(|value| decode(value.value()));
+        } else {
+            received.retain(|_, ()| false)?;
+            session.remove(SUBSCRIBED)?;
+            session.insert(OWNER, owner)?;
+        }
+    }
+    transaction.commit()?;
+    Ok(stored)
 }
 
 fn error(path: &Path, source: Box<dyn std::error::Error + Send + Sync>) -> MqttError {
@@ -164,7 +215,7 @@ mod tests {
         let (store, stored) = Store::open(path.clone(), "me").unwrap();
         assert_eq!(stored, Stored::default());
         store
-            .apply(&[
+            .write(&[
                 received(7),
                 Change::Clear,
                 received(9),
@@ -172,7 +223,7 @@ mod tests {
                 received(65_535),
             ])
             .unwrap();
-        store.apply(&[Change::Released { packet_id: 9, connection: 1 }]).unwrap();
+        store.write(&[Change::Released { packet_id: 9, connection: 1 }]).unwrap();
         drop(store);
 
         let (store, stored) = Store::open(path.clone(), "me").unwrap();
@@ -185,5 +236,28 @@ mod tests {
         assert_eq!(stored, Stored::default());
         drop(store);
         assert_eq!(Store::open(path, "another").unwrap().1, Stored::default());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_written_is_tried_again_and_the_status_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("session.redb");
+        let (store, _) = Store::open(path.clone(), "me").unwrap();
+        // As after an error of the disk: it has to be opened again, and that does not work either.
+        store.database.lock().unwrap().take();
+        let obstacle = database(&path).unwrap();
+        let status = Status::default();
+        let changes = vec![Change::Received { packet_id: 7, sequence: 0 }];
+        let writing = tokio::spawn(Arc::new(store).apply(changes.clone(), "s".into(), status.clone()));
+        while status.reasons().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let reason = status.reasons().join("\n");
+        assert!(reason.starts_with("session: cannot write ") && reason.contains("already open"), "{reason}");
+        assert!(!writing.is_finished());
+        drop(obstacle);
+        assert_eq!(writing.await.unwrap().unwrap(), changes);
+        assert!(status.reasons().is_empty());
+        assert_eq!(Store::open(path, "me").unwrap().1.received, [7]);
     }
 }
