@@ -8,7 +8,7 @@ PYTHON := $(TARGET)/python
 PYTHON_EXAMPLES := $(patsubst guest/examples/python-%/plugin.py,$(PYTHON)/example_python_%.wasm,$(wildcard guest/examples/python-*/plugin.py))
 GUESTS := --profile plugin --locked -p 'example-*' -p 'hostile-*' -p bench-guest
 
-.PHONY: help test demo run build guests bench lint clean config tools mosquitto
+.PHONY: help test demo run build guests bench audit lint clean config tools mosquitto
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ $(PYTHON)/installed: host/templates/python/requirements.txt
 
 bench: guests build mosquitto ## Run the benchmarks, each next to its baseline
 	cargo bench --workspace --profile dev --locked --bench '*'
+
+audit: ## Check licences, duplicates, sources and advisories of the dependencies
+	.ci/audit
 
 lint: tools ## Check formatting, clippy and the documentation
 	cargo fmt --all --check
