@@ -237,9 +237,12 @@ pub struct StateCommit {
 pub struct StateWrites {
     /// The plugin's name.
     pub plugin: Arc<str>,
-    /// The keys, each at most once, with their new values; `None` is deleted.
-    pub changes: Vec<(Arc<str>, Option<Arc<[u8]>>)>,
+    /// Each key at most once.
+    pub changes: Vec<StateChange>,
 }
+
+/// A key and its new value; `None` is deleted.
+pub type StateChange = (Arc<str>, Option<Arc<[u8]>>);
 
 impl Batch {
     /// How many messages there are.

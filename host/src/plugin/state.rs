@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wasmtime::component::{ComponentType, Lower};
 
+use crate::message::StateChange;
+
 /// The longest key, in bytes.
 const MAX_KEY: usize = 256;
 /// The longest value, in bytes.
@@ -37,8 +39,6 @@ pub struct StateStore {
 
 type Key = Arc<str>;
 type Value = Arc<[u8]>;
-/// Keys and their new values; `None` is deleted.
-type Changes = Vec<(Key, Option<Value>)>;
 
 #[derive(Debug, Default)]
 struct Committed {
@@ -178,9 +178,9 @@ impl Transaction {
 
     /// The whole batch has succeeded: what was written takes effect, and is given out to be made durable. Where two workers wrote
     /// the same key, the batch that is published later wins.
-    pub fn publish(&mut self) -> Changes {
+    pub fn publish(&mut self) -> Vec<StateChange> {
         let mut committed = self.store.committed();
-        let mut changes: Changes = Vec::new();
+        let mut changes = Vec::new();
         if !committed.of_init.is_empty() {
             let written = &self.written;
             changes.extend(committed.of_init.drain().filter(|(key, _)| !written.contains_key(key)));

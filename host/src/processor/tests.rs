@@ -9,7 +9,7 @@ use super::*;
 use crate::config::{Format, Record, Template, TemplatePart};
 use crate::delivery::Origin;
 use crate::error::SinkError;
-use crate::message::{Flags, OutputColumn, QoS};
+use crate::message::{Flags, OutputColumn, QoS, StateChange};
 use crate::record::{EventShape, Provenance};
 use crate::status::Status;
 
@@ -22,7 +22,7 @@ struct Script {
     /// 0: as many as there are.
     at_a_time: usize,
     /// What was written to state and not yet published: each payload, as a key.
-    written: Vec<(Arc<str>, Option<Arc<[u8]>>)>,
+    written: Vec<StateChange>,
 }
 
 impl Transform for Script {
