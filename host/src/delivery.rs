@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::message::{Batch, Outcome, Verdict};
+use crate::message::{Batch, NO_MESSAGE, Outcome, Verdict};
 use crate::record::Shape;
 
 /// Where a record of a delivery comes from. Small, so that a sink can queue it and encode the record when it writes.
@@ -28,6 +28,8 @@ pub struct DeadLetter {
     pub stage: Stage,
     /// Why, for a person.
     pub reason: String,
+    /// The place in the source's list of the plugin that rejected it or faulted on it; `None` where no plugin did.
+    pub plugin: Option<usize>,
 }
 
 /// Where a dead letter failed.
@@ -71,12 +73,18 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// The records to write, in order: for each message in turn what was made of it, dead letters last.
+    /// The records to write, in order: for each message in turn what was made of it, then what belongs to none, dead letters
+    /// last.
     pub fn records(&self) -> impl Iterator<Item = Origin> + '_ {
         let verdicts = &self.outcome.verdicts;
         let of = &self.outcome.outputs.of;
-        // The outputs of a flush belong to no message; its messages are all on hold.
-        let flushed = if of.is_empty() { 0..self.outcome.outputs.len() as u32 } else { 0..0 };
+        // The outputs of a flush belong to no message, and are the last or all.
+        let outputs = self.outcome.outputs.len() as u32;
+        let flushed = match of.last() {
+            None => 0..outputs,
+            Some(&NO_MESSAGE) => of.partition_point(|of| *of != NO_MESSAGE) as u32..outputs,
+            Some(_) => outputs..outputs,
+        };
         let mut next = 0;
         let of_messages = (0..self.batch.len() as u32).flat_map(move |index| {
             let start = next;
@@ -88,7 +96,7 @@ impl Delivery {
             forwarded.into_iter().chain((start as u32..next as u32).map(Origin::Output))
         });
         let dead = 0..self.dead_letters.len() as u32;
-        flushed.map(Origin::Output).chain(of_messages).chain(dead.map(Origin::DeadLetter))
+        of_messages.chain(flushed.map(Origin::Output)).chain(dead.map(Origin::DeadLetter))
     }
 
     /// Everything is committed: the batch goes back to the driver, which acknowledges it.

@@ -22,8 +22,8 @@ pub struct Sample<'a> {
     pub counts: Snapshot,
     /// Whether it is ready.
     pub ready: bool,
-    /// What its plugin has used and reported.
-    pub plugin: Option<PluginSample>,
+    /// What its plugins have used and reported.
+    pub plugins: Vec<PluginSample>,
 }
 
 /// A metric of every source: its name after `rivven_mqtt_`, its type, what it means, and where it is in a sample.
@@ -114,6 +114,9 @@ const FAMILIES: &[Family] = &[
         "Calls of the plugin that trapped, exceeded a limit or broke its contract",
         |s| s.counts.plugin_faults as f64,
     ),
+    ("source_quarantined", "gauge", "1 while a plugin is in quarantine because it faults too often", |s| {
+        s.counts.quarantined as f64
+    }),
     ("source_plugin_seconds_total", "counter", "Seconds spent in the plugin", |s| s.counts.plugin_seconds),
     (
         "source_records_written_total",
@@ -219,11 +222,13 @@ pub(crate) mod tests {
             },
             plugin_seconds: 0.25,
             sink_retries: 7,
+            quarantined: 1,
             ..Snapshot::default()
         };
-        let host = PluginHost::new("a", &Limits { memory: 3 << 20, ..Limits::default() });
+        let host = PluginHost::named("a", "p", &Limits { memory: 3 << 20, ..Limits::default() });
         let mut plugin = host.sample();
         (plugin.values_dropped, plugin.state_bytes) = (9, 77);
+        (plugin.sha256, plugin.loads) = (Some("ab12".into()), (3, 1));
         (plugin.p99, plugin.faults[1].1) = (Duration::from_millis(250), 2);
         plugin.limits[0].used = Some(1.5);
         let values = &mut plugin.values;
@@ -233,8 +238,8 @@ pub(crate) mod tests {
         (histogram.counts[0], histogram.counts[3], histogram.counts[BUCKETS.len()]) = (1, 2, 4);
         values.histograms.insert("size".into(), histogram);
         let page = render(&[
-            Sample { source: "a", counts, ready: true, plugin: Some(plugin) },
-            Sample { source: "b", counts: Snapshot::default(), ready: false, plugin: None },
+            Sample { source: "a", counts, ready: true, plugins: vec![plugin] },
+            Sample { source: "b", counts: Snapshot::default(), ready: false, plugins: vec![] },
         ]);
         let series = parse(&page);
         for (name, expected) in [
@@ -255,22 +260,26 @@ pub(crate) mod tests {
             ("source_batch_size_max{source=\"a\"}", 6.0),
             ("source_plugin_seconds_total{source=\"a\"}", 0.25),
             ("source_sink_retries_total{source=\"a\"}", 7.0),
-            ("plugin_counter_total{source=\"a\",name=\"seen\"}", u64::MAX as f64),
-            ("plugin_gauge{source=\"a\",name=\"level\"}", f64::INFINITY),
-            ("plugin_histogram_bucket{source=\"a\",name=\"size\",le=\"0.001\"}", 1.0),
-            ("plugin_histogram_bucket{source=\"a\",name=\"size\",le=\"10000\"}", 3.0),
-            ("plugin_histogram_bucket{source=\"a\",name=\"size\",le=\"+Inf\"}", 7.0),
-            ("plugin_histogram_count{source=\"a\",name=\"size\"}", 7.0),
-            ("plugin_histogram_sum{source=\"a\",name=\"size\"}", 2.5),
-            ("plugin_state_bytes{source=\"a\"}", 77.0),
-            ("plugin_metrics_dropped_total{source=\"a\"}", 9.0),
-            ("plugin_faults_total{source=\"a\",kind=\"deadline\"}", 2.0),
-            ("plugin_faults_total{source=\"a\",kind=\"trap\"}", 0.0),
-            ("plugin_call_seconds{source=\"a\",quantile=\"0.99\"}", 0.25),
-            ("plugin_call_seconds_count{source=\"a\"}", 0.0),
-            ("plugin_limit{source=\"a\",limit=\"memory_mb\"}", 3.0),
-            ("plugin_limit_used{source=\"a\",limit=\"memory_mb\"}", 1.5),
-            ("plugin_limit{source=\"a\",limit=\"stack_kb\"}", 512.0),
+            ("plugin_counter_total{source=\"a\",plugin=\"p\",name=\"seen\"}", u64::MAX as f64),
+            ("plugin_gauge{source=\"a\",plugin=\"p\",name=\"level\"}", f64::INFINITY),
+            ("plugin_histogram_bucket{source=\"a\",plugin=\"p\",name=\"size\",le=\"0.001\"}", 1.0),
+            ("plugin_histogram_bucket{source=\"a\",plugin=\"p\",name=\"size\",le=\"10000\"}", 3.0),
+            ("plugin_histogram_bucket{source=\"a\",plugin=\"p\",name=\"size\",le=\"+Inf\"}", 7.0),
+            ("plugin_histogram_count{source=\"a\",plugin=\"p\",name=\"size\"}", 7.0),
+            ("plugin_histogram_sum{source=\"a\",plugin=\"p\",name=\"size\"}", 2.5),
+            ("plugin_metrics_dropped_total{source=\"a\",plugin=\"p\"}", 9.0),
+            ("plugin_faults_total{source=\"a\",plugin=\"p\",kind=\"deadline\"}", 2.0),
+            ("plugin_faults_total{source=\"a\",plugin=\"p\",kind=\"trap\"}", 0.0),
+            ("plugin_call_seconds{source=\"a\",plugin=\"p\",quantile=\"0.99\"}", 0.25),
+            ("plugin_call_seconds_count{source=\"a\",plugin=\"p\"}", 0.0),
+            ("plugin_info{source=\"a\",plugin=\"p\",sha256=\"ab12\"}", 1.0),
+            ("plugin_loads_total{source=\"a\",plugin=\"p\",result=\"ok\"}", 3.0),
+            ("plugin_loads_total{source=\"a\",plugin=\"p\",result=\"error\"}", 1.0),
+            ("source_quarantined{source=\"a\"}", 1.0),
+            ("plugin_limit{source=\"a\",plugin=\"p\",limit=\"memory_mb\"}", 3.0),
+            ("plugin_limit_used{source=\"a\",plugin=\"p\",limit=\"memory_mb\"}", 1.5),
+            ("plugin_limit{source=\"a\",plugin=\"p\",limit=\"stack_kb\"}", 512.0),
+            ("plugin_state_bytes{source=\"a\",plugin=\"p\"}", 77.0),
         ] {
             assert_eq!(series.get(&format!("rivven_mqtt_{name}")), Some(&expected), "{name} in\n{page}");
         }
@@ -278,8 +287,12 @@ pub(crate) mod tests {
 
     #[test]
     fn labels_are_escaped() {
-        let page =
-            render(&[Sample { source: "a\"\\\n", counts: Snapshot::default(), ready: true, plugin: None }]);
+        let page = render(&[Sample {
+            source: "a\"\\\n",
+            counts: Snapshot::default(),
+            ready: true,
+            plugins: vec![],
+        }]);
         assert!(page.contains("source_ready{source=\"a\\\"\\\\\\n\"} 1\n"), "{page}");
     }
 }

@@ -30,8 +30,8 @@ pub struct Watched {
     pub metrics: Arc<SourceMetrics>,
     /// Whether it is ready.
     pub status: Status,
-    /// What its plugin uses and reports.
-    pub plugin: Option<PluginHost>,
+    /// What its plugins use and report.
+    pub plugins: Vec<PluginHost>,
 }
 
 impl Watched {
@@ -40,7 +40,7 @@ impl Watched {
             source: &self.name,
             counts: self.metrics.snapshot(),
             ready: self.status.reasons().is_empty(),
-            plugin: self.plugin.as_ref().map(PluginHost::sample),
+            plugins: self.plugins.iter().map(PluginHost::sample).collect(),
         }
     }
 }
@@ -128,7 +128,7 @@ fn source_status(source: &Watched) -> serde_json::Value {
         "in_flight": counts.ledger.in_flight(),
         "records_written": counts.records_written,
         "plugin_faults": counts.plugin_faults,
-        "plugin": source.plugin.as_ref().map(|plugin| plugin_status(&plugin.sample())),
+        "plugins": source.plugins.iter().map(|plugin| plugin_status(&plugin.sample())).collect::<Vec<_>>(),
         "connections": counts.mqtt.connections,
     })
 }
@@ -139,6 +139,10 @@ fn plugin_status(plugin: &PluginSample) -> serde_json::Value {
         (name.to_owned(), serde_json::json!({ "limit": limit, "used": used }))
     };
     serde_json::json!({
+        "name": &*plugin.name,
+        "sha256": plugin.sha256.as_deref(),
+        "loads": plugin.loads.0,
+        "failed_loads": plugin.loads.1,
         "calls": plugin.calls,
         "call_ms_p50": plugin.p50.as_secs_f64() * 1e3,
         "call_ms_p99": plugin.p99.as_secs_f64() * 1e3,
@@ -220,7 +224,7 @@ mod tests {
             name: "iot".into(),
             metrics: Arc::default(),
             status: Status::default(),
-            plugin: Some(PluginHost::new("iot", &Limits::default())),
+            plugins: vec![PluginHost::named("iot", "filter", &Limits::default())],
         };
         iot.status.ready(Part::Plugin);
         iot.status.not_ready(Part::Mqtt, "cannot connect to <broker>");
@@ -252,7 +256,7 @@ mod tests {
         let status: serde_json::Value = serde_json::from_str(&get(address, "/status").await.2).unwrap();
         assert_eq!(status["sources"][0]["received"], 3);
         assert_eq!(status["sources"][0]["in_flight"], 1);
-        let memory = &status["sources"][0]["plugin"]["limits"]["memory_mb"];
+        let memory = &status["sources"][0]["plugins"][0]["limits"]["memory_mb"];
         assert_eq!(memory, &serde_json::json!({ "limit": 64.0, "used": 0.0 }));
 
         stop.send(()).unwrap();

@@ -27,6 +27,7 @@
 // Some helpers of what both have in common are used by the source and its sinks only.
 #![cfg_attr(not(feature = "mqtt"), allow(dead_code))]
 
+pub mod chain;
 pub mod cli;
 pub mod config;
 pub mod delivery;
@@ -40,6 +41,7 @@ pub mod http;
 #[cfg(feature = "mqtt")]
 mod journal;
 pub mod jsonl;
+pub mod live;
 pub mod logging;
 pub mod message;
 pub mod metrics;

@@ -275,9 +275,14 @@ impl Batch {
 
     /// Appends a copy of message `index` of `other`. The sequence number is the caller's business.
     pub fn push_from(&mut self, other: &Batch, index: usize) {
+        self.push_as(other, index, other.topics.get(index), other.payloads.get(index));
+    }
+
+    /// As [`push_from`](Self::push_from), with another topic, which has to be UTF-8, and another payload.
+    pub fn push_as(&mut self, other: &Batch, index: usize, topic: &[u8], payload: &[u8]) {
         let position = self.len() as u32;
-        Arc::make_mut(&mut self.topics).push(other.topics.get(index));
-        Arc::make_mut(&mut self.payloads).push(other.payloads.get(index));
+        Arc::make_mut(&mut self.topics).push(topic);
+        Arc::make_mut(&mut self.payloads).push(payload);
         self.packet_ids.push(other.packet_ids[index]);
         self.flags.push(other.flags[index]);
         self.received_at.push(other.received_at[index]);
@@ -402,12 +407,21 @@ impl OutputColumn {
     pub fn get(&self, index: usize) -> &[u8] {
         slice(&self.data, &self.ends, index)
     }
+
+    /// Item `index` in memory that it shares with the column.
+    pub fn share(&self, index: usize) -> Bytes {
+        self.data.slice_ref(self.get(index))
+    }
 }
+
+/// Stands in [`Outputs::of`] for an output that belongs to no message.
+pub const NO_MESSAGE: u32 = u32::MAX;
 
 /// Records that a plugin emitted, as columns.
 #[derive(Debug, Default, Clone)]
 pub struct Outputs {
-    /// For each output, the index of its message; never falling. Empty for the outputs of a flush.
+    /// For each output, the index of its message; never falling. The outputs of a flush have no message: [`NO_MESSAGE`], or
+    /// nothing here.
     pub of: Vec<u32>,
     /// Destination topics; no column or an empty item means the source's own.
     pub topics: OutputColumn,
@@ -443,6 +457,8 @@ pub struct Outcome {
     pub outputs: Outputs,
     /// Why messages with [`Verdict::Reject`] were rejected; ascending, at most one for each.
     pub reasons: Vec<(u32, String)>,
+    /// Of each reason, the place of the plugin in the source's list; empty where there is one plugin only.
+    pub rejected_by: Vec<usize>,
 }
 
 /// What a plugin worker is asked to do.

@@ -5,6 +5,8 @@
 //! to a fresh instance, and each message leaves as a delivery of its own.
 
 use std::collections::VecDeque;
+use std::future;
+use std::iter;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -15,6 +17,7 @@ use tracing::warn;
 use crate::config::BadMessage;
 use crate::delivery::{DeadLetter, Delivery, Stage};
 use crate::error::Fault;
+use crate::live::{Live, Swap};
 use crate::message::{Batch, Outcome, Outputs, Sequences, StateCommit, StateWrites, Tally, Verdict};
 use crate::metrics::SourceMetrics;
 use crate::plugin::Worker;
@@ -27,7 +30,7 @@ const OUTPUT_BUDGET: usize = 64 << 20;
 /// What each output takes beside its bytes, about: a sink keeps it by itself until it is committed.
 const OUTPUT_OVERHEAD: usize = 256;
 
-/// What decides about messages: a plugin, or [`PassAll`] where none is configured.
+/// What decides about messages: a plugin, several in a row, or [`PassAll`] where none is configured.
 pub trait Transform: Send {
     /// Decides about each message of a batch, which is the same afterwards. After a fault the next call meets a fresh
     /// instance.
@@ -42,6 +45,12 @@ pub trait Transform: Send {
     /// How many messages a batch may have so that its call is likely to end before the deadline.
     fn at_a_time(&self) -> usize {
         usize::MAX
+    }
+    /// Throws the instance away, as after a fault: with a fault of another plugin of the list all begin anew.
+    fn restart(&mut self) {}
+    /// The place in the list of the plugin that the last fault was of.
+    fn at_fault(&self) -> usize {
+        0
     }
 }
 
@@ -77,6 +86,10 @@ impl Transform for Worker {
 
     fn at_a_time(&self) -> usize {
         Worker::at_a_time(self)
+    }
+
+    fn restart(&mut self) {
+        Worker::restart(self);
     }
 }
 
@@ -151,12 +164,51 @@ pub struct Processor {
     /// Copies of the messages that the plugin holds, for the flush that acknowledges them and for an instance that has to
     /// take over from one that faulted.
     held: Box<Batch>,
+    /// Where other plugins come from.
+    live: Option<Live>,
 }
 
 impl Processor {
     /// A processor around one plugin instance.
     pub fn new(transform: Box<dyn Transform>, context: Context) -> Self {
-        Processor { transform, context, held: Box::default() }
+        Processor { transform, context, held: Box::default(), live: None }
+    }
+
+    /// The same, with plugins that can be replaced, and that wait in quarantine when they fault too often.
+    pub fn live(self, live: Live) -> Self {
+        Processor { live: Some(live), ..self }
+    }
+
+    /// The next plugins to [`swap`](Self::swap) in; waits for ever when there will be none.
+    pub async fn next_plugins(&mut self) -> Swap {
+        match &mut self.live {
+            Some(live) => live.next().await,
+            None => future::pending().await,
+        }
+    }
+
+    /// Flushes what is held, and goes on with other plugins.
+    ///
+    /// # Errors
+    /// As [`process`](Self::process).
+    pub fn swap(&mut self, swap: Swap) -> Result<(), Stop> {
+        self.flush()?;
+        // During the flush others may have come that are newer.
+        if self.live.as_mut().is_some_and(|live| live.advance(swap.generation)) {
+            self.transform = swap.transform;
+            self.context.shape = swap.shape;
+        }
+        Ok(())
+    }
+
+    /// Waits while the plugins are in quarantine, and takes those that end it.
+    fn admit(&mut self) -> Result<(), Stop> {
+        while let Some(live) = &mut self.live
+            && let Some(swap) = live.wait()?
+        {
+            self.swap(swap)?;
+        }
+        Ok(())
     }
 
     /// Whether messages wait for a flush.
@@ -172,7 +224,7 @@ impl Processor {
     pub fn process(&mut self, batch: Box<Batch>) -> Result<(), Stop> {
         if let Some(size) = batch.oversized {
             let reason = format!("the packet of {size} bytes is greater than max_packet_size");
-            return self.bad(batch, Stage::Oversized, reason);
+            return self.bad(batch, Stage::Oversized, reason, None);
         }
         let at_a_time = self.transform.at_a_time();
         match batch.len() <= at_a_time {
@@ -182,6 +234,7 @@ impl Processor {
     }
 
     fn offer(&mut self, mut batch: Box<Batch>) -> Result<(), Stop> {
+        self.admit()?;
         match self.call(&mut batch) {
             Ok(outcome) => self.finish(batch, outcome),
             Err(fault) => self.recover(batch, fault),
@@ -213,7 +266,7 @@ impl Processor {
             true => batch.tally.dropped = messages as u64,
             false => batch.tally.committed = messages as u64,
         }
-        let outcome = Outcome { verdicts: vec![Verdict::Hold; messages], outputs, reasons: Vec::new() };
+        let outcome = Outcome { verdicts: vec![Verdict::Hold; messages], outputs, ..Outcome::default() };
         self.deliver(batch, outcome, Vec::new())
     }
 
@@ -236,7 +289,12 @@ impl Processor {
         SourceMetrics::add(&metrics.plugin_nanos, start.elapsed().as_nanos() as u64);
         if let Some(fault) = fault {
             SourceMetrics::add(&metrics.plugin_faults, 1);
-            warn!(source = self.context.source(), %fault, "plugin fault");
+            let plugin = self.context.shape.from.plugins.get(self.transform.at_fault());
+            let plugin = plugin.map(|plugin| plugin.name.as_str());
+            warn!(source = self.context.source(), plugin, %fault, "plugin fault");
+            if let Some(live) = &self.live {
+                live.fault(plugin, fault);
+            }
             self.transform.roll_back();
         }
     }
@@ -247,6 +305,7 @@ impl Processor {
         let mut queue: VecDeque<Box<Batch>> = singles(&mem::take(&mut self.held)).collect();
         queue.extend(singles(&batch));
         while let Some(mut single) = queue.pop_front() {
+            self.admit()?;
             match self.call(&mut single) {
                 Ok(outcome) => self.finish(single, outcome)?,
                 Err(fault) => {
@@ -255,7 +314,8 @@ impl Processor {
                     for held in singles(&mem::take(&mut self.held)).rev() {
                         queue.push_front(held);
                     }
-                    self.bad(single, Stage::Plugin, fault.to_string())?;
+                    let plugin = Some(self.transform.at_fault());
+                    self.bad(single, Stage::Plugin, fault.to_string(), plugin)?;
                 }
             }
         }
@@ -265,7 +325,15 @@ impl Processor {
     /// A plugin that does not even start says nothing about a message.
     fn must_start(&self, fault: &Fault) -> Result<(), Stop> {
         match fault {
-            Fault::Init(reason) => Err(Stop(format!("the plugin does not start again: {reason}"))),
+            Fault::Init(reason) => {
+                let which = match self.context.shape.from.plugins.as_slice() {
+                    [] | [_] => String::new(),
+                    plugins => plugins
+                        .get(self.transform.at_fault())
+                        .map_or(String::new(), |it| format!("{}: ", it.name)),
+                };
+                Err(Stop(format!("the plugin does not start again: {which}{reason}")))
+            }
             _ => Ok(()),
         }
     }
@@ -274,27 +342,38 @@ impl Processor {
     fn give_up_held(&mut self, fault: Fault) -> Result<(), Stop> {
         self.must_start(&fault)?;
         let held = mem::take(&mut self.held);
-        singles(&held).try_for_each(|single| self.bad(single, Stage::Plugin, format!("in flush: {fault}")))
+        let plugin = Some(self.transform.at_fault());
+        singles(&held)
+            .try_for_each(|single| self.bad(single, Stage::Plugin, format!("in flush: {fault}"), plugin))
     }
 
     /// A batch of one message that cannot go its way.
-    fn bad(&mut self, batch: Box<Batch>, stage: Stage, reason: String) -> Result<(), Stop> {
+    fn bad(
+        &mut self,
+        batch: Box<Batch>,
+        stage: Stage,
+        reason: String,
+        plugin: Option<usize>,
+    ) -> Result<(), Stop> {
         let outcome = Outcome { verdicts: vec![Verdict::Reject], ..Outcome::default() };
-        let letter = DeadLetter { message: 0, stage, reason };
+        let letter = DeadLetter { message: 0, stage, reason, plugin };
         self.finish_with(batch, outcome, vec![letter], self.context.shape.on_fault)
     }
 
     /// Applies the verdicts.
     fn finish(&mut self, batch: Box<Batch>, mut outcome: Outcome) -> Result<(), Stop> {
-        let mut reasons = mem::take(&mut outcome.reasons).into_iter().peekable();
+        let by = mem::take(&mut outcome.rejected_by).into_iter().chain(iter::repeat(0));
+        let mut reasons = mem::take(&mut outcome.reasons).into_iter().zip(by).peekable();
         let rejected =
             outcome.verdicts.iter().enumerate().filter(|(_, verdict)| **verdict == Verdict::Reject);
         let letters = rejected
             .map(|(index, _)| {
                 let message = index as u32;
-                let reason = reasons.next_if(|(of, _)| *of == message).map(|(_, reason)| reason);
-                let reason = reason.unwrap_or_else(|| "rejected by the plugin without a reason".into());
-                DeadLetter { message, stage: Stage::Plugin, reason }
+                let given =
+                    reasons.next_if(|((of, _), _)| *of == message).map(|((_, reason), by)| (reason, by));
+                let (reason, by) =
+                    given.unwrap_or_else(|| ("rejected by the plugin without a reason".into(), 0));
+                DeadLetter { message, stage: Stage::Plugin, reason, plugin: Some(by) }
             })
             .collect();
         self.finish_with(batch, outcome, letters, self.context.on_reject)

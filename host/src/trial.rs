@@ -4,7 +4,6 @@
 use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -54,9 +53,8 @@ pub fn run(
         path: file.to_owned(),
         sha256: None,
         config,
-        workers: 1,
+        secrets: Vec::new(),
         limits,
-        flush_interval: Duration::MAX,
     };
     let description = SourceDescription {
         connector: concat!("rivven-mqtt ", env!("CARGO_PKG_VERSION")).into(),
@@ -74,7 +72,7 @@ pub fn run(
     let shape = Shape::new(
         shape(),
         EventShape::default(),
-        Provenance { source: NAME.into(), client_id: NAME.into(), broker: String::new(), plugin: None },
+        Provenance { source: NAME.into(), client_id: NAME.into(), broker: String::new(), plugins: vec![] },
         BadMessage::DeadLetter,
         Arc::new(SourceMetrics::default()),
         stop,

@@ -24,8 +24,7 @@ fn guest(name: &str) -> PathBuf {
 }
 
 fn config(path: PathBuf, config: &str, limits: Limits) -> config::Plugin {
-    let (config, flush_interval) = (config.to_owned(), Duration::from_secs(1));
-    config::Plugin { name: None, path, sha256: None, config, workers: 1, limits, flush_interval }
+    config::Plugin { name: None, path, sha256: None, config: config.to_owned(), secrets: vec![], limits }
 }
 
 fn load_with(name: &str, json: &str, limits: Limits, host: PluginHost) -> Result<Plugin, PluginError> {

@@ -189,3 +189,21 @@ async fn no_value_of_a_configuration_shows_a_secret() {
     let schema: Value = serde_json::from_str(&schema).unwrap();
     assert_eq!(schema, rivven_mqtt::config::schema());
 }
+
+/// The plugin says what it got instead of a number; where that came from a variable it is not shown.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_of_a_plugin_shows_no_variable() {
+    let filter = guests::example("filter").unwrap();
+    for (threshold, shown) in [("${TOKEN}", "***"), ("Bearer ${TOKEN}", "Bearer ***"), ("x", "x")] {
+        let mut source = config::source("mqtt://127.0.0.1:1", &["a"]);
+        config::plugin(&mut source, &filter, json!({ "threshold": threshold }));
+        let mut config = config::without_rivven(source);
+        config["broker"]["bootstrap_servers"] = json!(["127.0.0.1:1"]);
+        let text = config.to_string();
+        let mut host = Host::start_verbatim(&[("TOKEN", PLUGIN_TOKEN)], |_| Ok(text)).unwrap();
+        assert_ne!(host.ended().await.unwrap().code(), Some(0));
+        search_streams(threshold, &host);
+        let said = format!("invalid type: string \"{shown}\", expected f64");
+        assert!(host.log().contains(&said), "{said} is not in: {}", host.log());
+    }
+}

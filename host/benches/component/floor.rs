@@ -144,7 +144,7 @@ fn read(output: &[u8], messages: usize, bytes: usize) -> Result<Outcome> {
         outputs.of = (0..messages as u32).collect();
         outputs.values = OutputColumn { data, ends };
     }
-    Ok(Outcome { verdicts, outputs, reasons: Vec::new() })
+    Ok(Outcome { verdicts, outputs, ..Outcome::default() })
 }
 
 fn address(instance: &Instance, store: &mut Store<()>, name: &str) -> Result<usize> {

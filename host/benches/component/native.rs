@@ -45,7 +45,7 @@ pub fn process(workload: Workload, batch: &Batch) -> Outcome {
         };
         verdicts.push(verdict);
     }
-    Outcome { verdicts, outputs: outputs.finish(), reasons }
+    Outcome { verdicts, outputs: outputs.finish(), reasons, ..Outcome::default() }
 }
 
 /// Outputs being written.

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Result;
 use rivven_mqtt::config;
@@ -24,8 +23,7 @@ fn plugin(path: PathBuf, workload: &str) -> config::Plugin {
         path,
         sha256: None,
         config: format!(r#"{{"work": "{workload}"}}"#),
-        workers: 1,
+        secrets: Vec::new(),
         limits: config::Limits::default(),
-        flush_interval: Duration::from_secs(1),
     }
 }

@@ -179,8 +179,8 @@ pub(super) async fn execute(arguments: &Check) -> Result<u8> {
     let names: Vec<&str> = config.sources.keys().map(String::as_str).collect();
     report.add(Step::new("configuration", tried, Ok(format!("sources {}", names.join(", ")))))?;
     for (name, source) in &config.sources {
-        if source.plugin.is_some() {
-            report.add(plugin(name, source).await?.of(name))?;
+        if !source.plugins.is_empty() {
+            report.add(plugins(name, source).await?.of(name))?;
         }
         mqtt(name, source, &mut report).await?;
     }
@@ -195,21 +195,28 @@ pub(super) async fn execute(arguments: &Check) -> Result<u8> {
     report.end()
 }
 
-/// Loads the plugin of a source and starts its workers, as `run` does.
-async fn plugin(name: &str, source: &Source) -> Result<Step> {
-    let path = source.plugin.as_ref().map(|plugin| plugin.path.display().to_string()).unwrap_or_default();
+/// Loads the plugins of a source and starts its workers, as `run` does.
+async fn plugins(name: &str, source: &Source) -> Result<Step> {
+    let paths: Vec<_> = source.plugins.iter().map(|plugin| plugin.path.display().to_string()).collect();
     let (name, source) = (name.to_owned(), source.clone());
     // `state_dir` may belong to whom `run` is run by, and what is in it to a host that runs.
-    let load = move || pipeline::load(&mut None, Sandbox::of_user, &name, &source, None);
+    let load = move || pipeline::try_load(Sandbox::of_user()?, &name, &source);
     let loaded = tokio::task::spawn_blocking(load).await;
     let outcome = match loaded.context("the check of a plugin has panicked")? {
         Ok(loaded) => {
-            Ok(format!("sha256 {}", loaded.plugin.as_ref().map(Plugin::sha256_hex).unwrap_or_default()))
+            let sha256: Vec<_> = loaded.plugins.iter().map(Plugin::sha256_hex).collect();
+            Ok(format!("sha256 {}", sha256.join(", ")))
         }
         // What to do is in the error.
         Err(error) => Err(chain(&error)),
     };
-    Ok(Step::new("plugin", format!("load {path}, see that its imports are granted, call its init"), outcome))
+    let tried = match paths.as_slice() {
+        [path] => format!("load {path}, see that its imports are granted, call its init"),
+        paths => {
+            format!("load {}, see that their imports are granted, call the init of each", paths.join(" and "))
+        }
+    };
+    Ok(Step::new("plugin", tried, outcome))
 }
 
 /// Logs in to the MQTT broker and subscribes, as a client of its own.

@@ -26,6 +26,9 @@ use crate::pipeline::{Host, SinkKind, SourceHandle};
 ///   iot: received 10000 = committed 8000 + dropped 1990 + dead-lettered 10 + in flight 0
 ///
 /// A second signal ends the program at once; unacknowledged messages are sent again by the broker.
+///
+/// SIGHUP reads the files of all plugins again, as a change of one of them does, and lifts their quarantine. Messages go on
+/// meanwhile; a plugin that cannot be loaded changes nothing. The configuration file is not read again.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -93,6 +96,7 @@ pub(super) async fn execute(arguments: Run) -> Result<u8> {
         return Ok(WRONG);
     }
     let mut signals = Signals::new()?;
+    let mut hangups = signal(SignalKind::hangup()).context("cannot listen to signals")?;
     let config = config::load(&arguments.config, arguments.sink == SinkKind::Rivven)?;
     for config::Risk { source, key, what } in config.risks() {
         warn!(source, "{key} {what}");
@@ -106,6 +110,13 @@ pub(super) async fn execute(arguments: Run) -> Result<u8> {
             return Ok(DONE);
         }
     };
+    let reload = host.reload();
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            info!(signal = "SIGHUP", "the plugins are loaded again");
+            reload.now();
+        }
+    });
     let sources: Vec<Watched> = host.sources().iter().map(watched).collect();
     let (stop_http, http_stopped) = oneshot::channel::<()>();
     let http = listener.map(|listener| {
@@ -145,7 +156,7 @@ fn watched(source: &SourceHandle) -> Watched {
         name: source.name.clone(),
         metrics: source.metrics.clone(),
         status: source.status.clone(),
-        plugin: source.plugin.clone(),
+        plugins: source.plugins.clone(),
     }
 }
 

@@ -131,13 +131,13 @@ fn config_error(problems: Vec<Problem>) -> MqttError {
 fn read_with_variables(mut root: Node) -> Result<Mqtt, MqttError> {
     let problems = Problems::default();
     let variable = |name: &str| std::env::var(name).ok();
-    prepare(&mut root, "", &World { variable: &variable, read: &read_start }, &problems);
+    prepare(&mut root, &World { variable: &variable, read: &read_start }, &problems);
     read(&root, problems)
 }
 
 fn read(root: &Node, problems: Problems) -> Result<Mqtt, MqttError> {
     let world = World { variable: &|_| None, read: &read_start };
-    let context = Context { folder: Path::new(""), world: &world, problems };
+    let context = Context { folder: Path::new(""), world: &world, problems, variables: Vec::new() };
     let field = Field { context: &context, path: String::new(), node: root };
     let mqtt = Section::open(&field, MQTT, root.at).and_then(|section| read_mqtt(&section));
     match (mqtt, context.problems.into_sorted()) {

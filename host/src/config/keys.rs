@@ -40,6 +40,8 @@ pub enum Kind {
     Texts,
     /// A section.
     Section(Keys),
+    /// A section, or a list of at least one.
+    SectionOrList(Keys),
     /// Sections by names of the user's choice, at least one.
     Sections(Keys),
     /// Any YAML that is JSON too.
@@ -69,7 +71,9 @@ impl Key {
     }
 }
 
-use Kind::{Anything, Choice, Flag, Integer, Number, Path, Refused, Section, Sections, Text, Texts};
+use Kind::{
+    Anything, Choice, Flag, Integer, Number, Path, Refused, Section, SectionOrList, Sections, Text, Texts,
+};
 
 const DAY_MS: u64 = 86_400_000;
 const GIB: u64 = 1 << 30;
@@ -137,7 +141,11 @@ pub const SOURCE: Keys = &[
     Key::new("type", Choice(&[("mqtt-source", &[])]), "The kind of source.").required(),
     Key::new("topic", Text, "Destination: a Rivven topic, or a template such as iot.{topic[0]}.").required(),
     Key::new("config", Section(MQTT), "The MQTT client.").required(),
-    Key::new("plugin", Section(PLUGIN), "The WebAssembly component that every message goes through."),
+    Key::new(
+        "plugin",
+        SectionOrList(PLUGIN),
+        "The WebAssembly component that every message goes through, or several, in this order.",
+    ),
     Key::new("format", Choice(&[("json", &[]), ("raw", &[])]), "Record value of a forwarded message.")
         .or("json"),
     Key::new("key", Text, "Record key: a template over the MQTT topic, or none.").or("{topic}"),
@@ -267,7 +275,7 @@ pub const LAST_WILL: Keys = &[
     Key::new("retain", Flag, "Whether the broker retains it.").or("false"),
 ];
 
-/// `sources.NAME.plugin`.
+/// `sources.NAME.plugin`. What is in [`OF_SOURCE`] stands at the first plugin of a list and is about all of them.
 pub const PLUGIN: Keys = &[
     Key::new("path", Path, "The component, a .wasm file.").required(),
     Key::new(
@@ -277,16 +285,29 @@ pub const PLUGIN: Keys = &[
     ),
     Key::new("sha256", Text, "What the SHA-256 of the file has to be: 64 hexadecimal digits."),
     Key::new("config", Anything, "Handed to the plugin as JSON."),
-    Key::new("workers", Integer(1, 256), "Instances that run side by side; each MQTT topic stays with one.")
-        .or("1"),
+    Key::new(
+        "workers",
+        Integer(1, 256),
+        "Instances that run side by side; each MQTT topic stays with one. In a list: at the first plugin.",
+    )
+    .or("1"),
     Key::new("limits", Section(LIMITS), "What the sandbox allows."),
     Key::new(
         "flush_interval_ms",
         Integer(10, DAY_MS),
-        "How often an aggregating plugin gives back what it holds, in milliseconds.",
+        "How often an aggregating plugin gives back what it holds, in milliseconds. In a list: at the first plugin.",
     )
     .or("1000"),
+    Key::new(
+        "max_faults_per_minute",
+        Integer(0, 100_000),
+        "With more faults than this in a minute the source pauses until the plugin is replaced; 0 is never. In a list: at the first plugin.",
+    )
+    .or("100"),
 ];
+
+/// The keys of [`PLUGIN`] that are about all plugins of a source.
+pub const OF_SOURCE: [&str; 3] = ["workers", "flush_interval_ms", "max_faults_per_minute"];
 
 /// `sources.NAME.plugin.limits`.
 pub const LIMITS: Keys = &[

@@ -46,8 +46,9 @@ pub fn parse_limits(text: &str) -> Result<Limits, String> {
     };
     let mut root = tree(text.as_bytes()).map_err(|problem| said(vec![problem]))?;
     let world = World { variable: &|name| std::env::var(name).ok(), read: &read_start };
-    let context = Context { folder: Path::new(""), world: &world, problems: Problems::default() };
-    prepare(&mut root, "", &world, &context.problems);
+    let problems = Problems::default();
+    let variables = prepare(&mut root, &world, &problems);
+    let context = Context { folder: Path::new(""), world: &world, problems, variables };
     let field = Field { context: &context, path: String::new(), node: &root };
     let limits = Section::open(&field, keys::LIMITS, START).map(|section| read_limits(&section));
     match (limits, context.problems.into_sorted()) {
@@ -70,8 +71,9 @@ pub(super) fn read(
     world: &World<'_>,
 ) -> Result<Config, Vec<Problem>> {
     let mut root = tree(bytes).map_err(|problem| vec![problem])?;
-    let context = Context { folder, world, problems: Problems::default() };
-    prepare(&mut root, "", world, &context.problems);
+    let problems = Problems::default();
+    let variables = prepare(&mut root, world, &problems);
+    let context = Context { folder, world, problems, variables };
     let config = read_root(&context, &root, needs_broker);
     match (config, context.problems.into_sorted()) {
         (Some(config), problems) if problems.is_empty() => Ok(config),

@@ -108,6 +108,14 @@ impl Secret {
         Secret(value.into())
     }
 
+    /// `text` without the secret. One of less than four characters may be part of anything, and stays.
+    pub fn hide_in(&self, text: &str) -> String {
+        match self.0.chars().count() {
+            0..4 => text.to_owned(),
+            _ => text.replace(&self.0, "***"),
+        }
+    }
+
     /// The secret itself, for the wire only.
     pub fn expose(&self) -> &str {
         &self.0
@@ -142,8 +150,14 @@ pub struct Tls {
 pub struct Source {
     /// The MQTT side.
     pub mqtt: Mqtt,
-    /// The plugin; without one every message passes.
-    pub plugin: Option<Plugin>,
+    /// The plugins, in the order in which each message goes through them; without one every message passes.
+    pub plugins: Vec<Plugin>,
+    /// Workers, each with an instance of every plugin; messages are sharded by topic (default 1).
+    pub workers: usize,
+    /// How often plugins that aggregate are flushed (default 1 s).
+    pub flush_interval: Duration,
+    /// So many faults a minute are borne, one more is quarantine (default 100); 0: all are.
+    pub max_faults_per_minute: u32,
     /// How a forwarded message becomes a record.
     pub record: Record,
     /// What happens to a message that the plugin rejects.
@@ -294,26 +308,22 @@ pub struct Plugin {
     pub sha256: Option<[u8; 32]>,
     /// The `config:` of the plugin as JSON text, handed to `init`.
     pub config: String,
-    /// Workers; messages are sharded by topic (default 1).
-    pub workers: usize,
+    /// What came from variables, which `config` may have: not shown when the plugin says it in an error.
+    pub secrets: Vec<Secret>,
     /// What the sandbox allows.
     pub limits: Limits,
-    /// How often an aggregating plugin is flushed (default 1 s).
-    pub flush_interval: Duration,
 }
 
 impl fmt::Debug for Plugin {
     /// Without `config`: it may hold keys and passwords.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plugin { name, path, sha256, config: _, workers, limits, flush_interval } = self;
+        let Plugin { name, path, sha256, config: _, secrets: _, limits } = self;
         f.debug_struct("Plugin")
             .field("name", name)
             .field("path", path)
             .field("sha256", sha256)
             .field("config", &"***")
-            .field("workers", workers)
             .field("limits", limits)
-            .field("flush_interval", flush_interval)
             .finish()
     }
 }

@@ -1,10 +1,12 @@
 //! Reading a section by its table of keys: every problem is recorded and reading goes on, so a value returned here is only
 //! used when there was no problem at all.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::Secret;
 use super::keys::{Key, Keys, Kind};
 use super::problem::{Position, Problems, nearest};
 use super::syntax::replace_variables;
@@ -24,6 +26,8 @@ pub(super) struct Context<'a> {
     pub(super) folder: &'a Path,
     pub(super) world: &'a World<'a>,
     pub(super) problems: Problems,
+    /// What the variables of the file stand for.
+    pub(super) variables: Vec<Secret>,
 }
 
 /// A value and its path.
@@ -47,17 +51,29 @@ pub(super) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-/// Finds duplicate keys, and replaces the variables in all scalars; a scalar with a variable is text from then on.
-pub(super) fn prepare(node: &mut Node, path: &str, world: &World<'_>, problems: &Problems) {
+/// Finds duplicate keys, and replaces the variables in all scalars; a scalar with a variable is text from then on. Gives back
+/// what they were replaced by.
+pub(super) fn prepare(root: &mut Node, world: &World<'_>, problems: &Problems) -> Vec<Secret> {
+    let seen = RefCell::new(Vec::new());
+    let variable = |name: &str| {
+        let value = (world.variable)(name)?;
+        seen.borrow_mut().push(Secret::new(value.as_str()));
+        Some(value)
+    };
+    prepare_node(root, "", &variable, problems);
+    seen.into_inner()
+}
+
+fn prepare_node(node: &mut Node, path: &str, variable: &dyn Fn(&str) -> Option<String>, problems: &Problems) {
     match &mut node.value {
-        Value::Scalar(scalar) => match replace_variables(&scalar.text, world.variable) {
+        Value::Scalar(scalar) => match replace_variables(&scalar.text, variable) {
             Ok(None) => {}
             Ok(Some(text)) => *scalar = Scalar { text, style: Style::Replaced },
             Err(what) => problems.add(node.at, path, what),
         },
         Value::Sequence(items) => {
             for (index, item) in items.iter_mut().enumerate() {
-                prepare(item, &format!("{path}[{index}]"), world, problems);
+                prepare_node(item, &format!("{path}[{index}]"), variable, problems);
             }
         }
         Value::Mapping(entries) => {
@@ -70,7 +86,7 @@ pub(super) fn prepare(node: &mut Node, path: &str, world: &World<'_>, problems: 
                     }
                     None => drop(seen.insert(entry.key.clone(), entry.at.line)),
                 }
-                prepare(&mut entry.node, &path, world, problems);
+                prepare_node(&mut entry.node, &path, variable, problems);
             }
         }
     }
@@ -88,6 +104,7 @@ impl Kind {
             Kind::Path => "a path".into(),
             Kind::Texts => "a list of at least one text".into(),
             Kind::Section(_) => "a mapping".into(),
+            Kind::SectionOrList(_) => "a mapping, or a list of at least one mapping".into(),
             Kind::Sections(_) => "a mapping of at least one name".into(),
             Kind::Anything => "any value".into(),
             Kind::Refused(_) => "nothing".into(),
@@ -110,7 +127,8 @@ impl<'a> Field<'a> {
 
     /// Records that the value is not `expected`.
     fn wrong(&self, expected: &str) {
-        let secret = [".auth", ".password", "plugin.config"].iter().any(|part| self.path.contains(part));
+        let secret =
+            [".auth", ".password", "plugin.config", "].config"].iter().any(|part| self.path.contains(part));
         let what = match &self.node.value {
             Value::Scalar(scalar) if secret && !scalar.is_null() => "text".into(),
             _ => self.node.describe(),
@@ -349,6 +367,33 @@ impl<'a> Section<'a> {
         let field = self.field(name)?;
         let at = self.entry(name).map_or(self.at, |entry| entry.at);
         Section::open(&field, keys, at)
+    }
+
+    /// The section of a key, or those of its list; none where the key is not there.
+    pub(super) fn section_or_list(&self, name: &str) -> Vec<Section<'a>> {
+        let key = self.key(name);
+        let (Kind::SectionOrList(keys), Some(entry)) = (key.kind, self.entry(name)) else {
+            return Vec::new();
+        };
+        let field = Field { context: self.context, path: join(&self.path, &entry.key), node: &entry.node };
+        match &entry.node.value {
+            Value::Mapping(_) => Section::open(&field, keys, entry.at).into_iter().collect(),
+            Value::Sequence(items) if !items.is_empty() => {
+                let open = |(index, node): (usize, &'a Node)| {
+                    let path = format!("{}[{index}]", field.path);
+                    Section::open(&Field { context: self.context, path, node }, keys, node.at)
+                };
+                items.iter().enumerate().filter_map(open).collect()
+            }
+            Value::Sequence(_) => {
+                field.problem(format!("is an empty list (expected {})", key.kind.expected()));
+                Vec::new()
+            }
+            Value::Scalar(_) => {
+                field.wrong(&key.kind.expected());
+                Vec::new()
+            }
+        }
     }
 
     /// The sections of a mapping with names of the user's choice.

@@ -37,7 +37,7 @@ impl Config {
     pub fn risks(&self) -> Vec<Risk> {
         let mut risks = Vec::new();
         for (name, source) in &self.sources {
-            let found = source.mqtt.risks().into_iter().chain(source.plugin.iter().filter_map(unpinned));
+            let found = source.mqtt.risks().into_iter().chain(source.plugins.iter().filter_map(unpinned));
             risks.extend(found.map(|risk| Risk { source: Some(name.clone()), ..risk }));
         }
         if let Some(tls) = self.broker.as_ref().and_then(|broker| broker.tls.as_ref()) {

@@ -79,6 +79,9 @@ pub(super) fn kind(kind: &Kind) -> Value {
             json!({ "anyOf": [{ "enum": spellings(choices) }, { "type": "string", "pattern": "\\$\\{" }] })
         }
         Kind::Section(keys) => section(keys),
+        Kind::SectionOrList(keys) => {
+            json!({ "anyOf": [section(keys), { "type": "array", "minItems": 1, "items": section(keys) }] })
+        }
         Kind::Sections(keys) => {
             json!({ "type": "object", "minProperties": 1, "additionalProperties": section(keys) })
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::client::read_mqtt;
+use super::keys::OF_SOURCE;
 use super::problem::Problems;
 use super::read::{Section, join};
 use super::yaml::{Entry, Node, Scalar, Style, Value};
@@ -16,15 +17,21 @@ pub(super) fn read_source(section: &Section<'_>) -> Option<Source> {
     section.choice("type");
     let config = section.section("config");
     let mqtt = config.as_ref().and_then(read_mqtt);
-    let plugin = section.section("plugin").map(|plugin| read_plugin(&plugin));
+    let plugins = read_plugins(section);
     let record = read_record(section, config.as_ref());
     let on_reject = bad_message(section, "on_reject");
     let on_fault = bad_message(section, "on_fault");
-    let plugin = match plugin {
-        Some(plugin) => Some(plugin?),
-        None => None,
-    };
-    Some(Source { mqtt: mqtt?, plugin, record: record?, on_reject, on_fault })
+    let Plugins { list, workers, flush_interval, max_faults_per_minute } = plugins?;
+    Some(Source {
+        mqtt: mqtt?,
+        plugins: list,
+        workers,
+        flush_interval,
+        max_faults_per_minute,
+        record: record?,
+        on_reject,
+        on_fault,
+    })
 }
 
 fn bad_message(section: &Section<'_>, name: &str) -> BadMessage {
@@ -94,6 +101,31 @@ fn dead_letter_topic(section: &Section<'_>, topic: Option<&Template>) -> Option<
     Some(default)
 }
 
+/// The plugins of a source, and what is about all of them.
+struct Plugins {
+    list: Vec<Plugin>,
+    workers: usize,
+    flush_interval: Duration,
+    max_faults_per_minute: u32,
+}
+
+fn read_plugins(section: &Section<'_>) -> Option<Plugins> {
+    let sections = section.section_or_list("plugin");
+    for (later, name) in sections.iter().skip(1).flat_map(|later| OF_SOURCE.map(|name| (later, name))) {
+        if later.has(name) {
+            later.problem(name, "is about all plugins of the list (expected at the first one only)");
+        }
+    }
+    let first = sections.first();
+    let integer = |name| first.map_or(0, |first| first.integer(name));
+    Some(Plugins {
+        workers: first.map_or(1, |first| first.size("workers", 1)),
+        flush_interval: Duration::from_millis(integer("flush_interval_ms")),
+        max_faults_per_minute: integer("max_faults_per_minute") as u32,
+        list: sections.iter().map(read_plugin).collect::<Option<_>>()?,
+    })
+}
+
 fn read_plugin(section: &Section<'_>) -> Option<Plugin> {
     let path = section.path("path").and_then(|(field, path)| match (section.context.world.read)(&path, 1) {
         Ok(_) => Some(path),
@@ -112,8 +144,6 @@ fn read_plugin(section: &Section<'_>) -> Option<Plugin> {
         Some(limits) => read_limits(&limits),
         None => Limits::default(),
     };
-    let workers = section.size("workers", 1);
-    let flush_interval = Duration::from_millis(section.integer("flush_interval_ms"));
     let name = match name {
         Some(name) => Some(name?),
         None => None,
@@ -122,7 +152,8 @@ fn read_plugin(section: &Section<'_>) -> Option<Plugin> {
         Some(sha256) => Some(sha256?),
         None => None,
     };
-    Some(Plugin { name, path: path?, sha256, config, workers, limits, flush_interval })
+    let secrets = section.context.variables.clone();
+    Some(Plugin { name, path: path?, sha256, config, secrets, limits })
 }
 
 pub(super) fn read_limits(section: &Section<'_>) -> Limits {

@@ -117,6 +117,14 @@ pub enum PluginError {
         /// What happened.
         fault: Fault,
     },
+    /// It uses `state`, for which nothing was prepared when the host started.
+    #[error(
+        "the plugin {name} uses `state`, and no plugin of its source did when the host started: restart the host, which makes room for it"
+    )]
+    NoState {
+        /// The plugin's name.
+        name: String,
+    },
     /// The WebAssembly engine does not run on this machine.
     #[error("the WebAssembly engine cannot be started: {0}")]
     Engine(String),
@@ -168,6 +176,17 @@ impl Fault {
     /// The kinds of faults, for metrics.
     pub const KINDS: [&'static str; 8] =
         ["trap", "deadline", "memory", "output_too_large", "too_many_outputs", "broken_rule", "exit", "init"];
+
+    /// The same, with what the plugin said changed by `change`.
+    #[must_use]
+    pub fn map_said(self, change: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Fault::Trap(said) => Fault::Trap(change(said)),
+            Fault::BrokenRule(said) => Fault::BrokenRule(change(said)),
+            Fault::Init(said) => Fault::Init(change(said)),
+            fault => fault,
+        }
+    }
 
     /// Which of [`KINDS`](Self::KINDS) it is.
     pub fn kind_index(&self) -> usize {

@@ -1,17 +1,27 @@
 //! The part of the page about plugins: what they use of their limits, and what they report themselves.
 
-use std::fmt::Display;
-
 use super::{Float, Page, Sample};
 use crate::plugin::{BUCKETS, PluginSample};
 
-/// One series: its labels beside `source`, and its value.
+/// One series: its labels beside `source` and `plugin`, and its value.
 type Series<'a> = (Vec<(&'a str, &'a str)>, f64);
 
 /// A family of plugins: its name after `rivven_mqtt_`, its type, what it means, and the series of a sample.
 type Family = (&'static str, &'static str, &'static str, fn(&PluginSample) -> Vec<Series<'_>>);
 
 const FAMILIES: &[Family] = &[
+    ("plugin_info", "gauge", "1 for the component that runs, by its SHA-256", |plugin| {
+        plugin.sha256.iter().map(|sha256| (vec![("sha256", &**sha256)], 1.0)).collect()
+    }),
+    (
+        "plugin_loads_total",
+        "counter",
+        "Loads of a component at the start and by reloads; after an error the one before runs on",
+        |plugin| {
+            let (succeeded, failed) = plugin.loads;
+            vec![(vec![("result", "ok")], succeeded as f64), (vec![("result", "error")], failed as f64)]
+        },
+    ),
     ("plugin_faults_total", "counter", "Calls of plugins that faulted, by kind", |plugin| {
         plugin.faults.iter().map(|&(kind, count)| (vec![("kind", kind)], count as f64)).collect()
     }),
@@ -46,7 +56,8 @@ const FAMILIES: &[Family] = &[
 ];
 
 pub(super) fn render(page: &mut Page, samples: &[Sample<'_>]) {
-    let plugins: Vec<_> = samples.iter().filter_map(|s| Some((s.source, s.plugin.as_ref()?))).collect();
+    let plugins = samples.iter().flat_map(|s| s.plugins.iter().map(|plugin| (s.source, plugin)));
+    let plugins: Vec<_> = plugins.collect();
     if plugins.is_empty() {
         return;
     }
@@ -54,18 +65,18 @@ pub(super) fn render(page: &mut Page, samples: &[Sample<'_>]) {
         page.family(name, kind, help);
         for &(source, plugin) in &plugins {
             for (labels, value) in series(plugin) {
-                page.line(name, &[&[("source", source)], &labels[..]].concat(), value);
+                page.line(name, &[&of(source, plugin), &labels[..]].concat(), value);
             }
         }
     }
     page.family("plugin_call_seconds", "summary", "Wall time of the calls of plugins since the start");
     for &(source, plugin) in &plugins {
         for (quantile, time) in [("0.5", plugin.p50), ("0.99", plugin.p99)] {
-            let labels = [("source", source), ("quantile", quantile)];
+            let labels = [&of(source, plugin)[..], &[("quantile", quantile)]].concat();
             page.line("plugin_call_seconds", &labels, time.as_secs_f64());
         }
-        page.line("plugin_call_seconds_sum", &[("source", source)], plugin.time.as_secs_f64());
-        page.line("plugin_call_seconds_count", &[("source", source)], plugin.calls);
+        page.line("plugin_call_seconds_sum", &of(source, plugin), plugin.time.as_secs_f64());
+        page.line("plugin_call_seconds_count", &of(source, plugin), plugin.calls);
     }
     reported(page, &plugins);
 }
@@ -75,32 +86,39 @@ fn reported(page: &mut Page, plugins: &[(&str, &PluginSample)]) {
     page.family("plugin_counter_total", "counter", "Counters of plugins");
     for &(source, plugin) in plugins {
         for (name, value) in &plugin.values.counters {
-            named(page, "plugin_counter_total", source, name, value);
+            page.line("plugin_counter_total", &named(source, plugin, name), value);
         }
     }
     page.family("plugin_gauge", "gauge", "Gauges of plugins");
     for &(source, plugin) in plugins {
         for (name, value) in &plugin.values.gauges {
-            named(page, "plugin_gauge", source, name, Float(*value));
+            page.line("plugin_gauge", &named(source, plugin, name), Float(*value));
         }
     }
     page.family("plugin_histogram", "histogram", "Histograms of plugins");
     for &(source, plugin) in plugins {
         for (name, histogram) in &plugin.values.histograms {
-            let labels = [("source", source), ("name", name.as_str())];
+            let labels = named(source, plugin, name);
             let mut count = 0;
             for (bound, of_bucket) in BUCKETS.iter().zip(histogram.counts) {
                 count += of_bucket;
                 let bound = bound.to_string();
-                page.line("plugin_histogram_bucket", &[labels[0], labels[1], ("le", &bound)], count);
+                page.line("plugin_histogram_bucket", &[&labels[..], &[("le", &*bound)]].concat(), count);
             }
-            page.line("plugin_histogram_bucket", &[labels[0], labels[1], ("le", "+Inf")], histogram.count());
+            let all = [&labels[..], &[("le", "+Inf")]].concat();
+            page.line("plugin_histogram_bucket", &all, histogram.count());
             page.line("plugin_histogram_sum", &labels, Float(histogram.sum));
             page.line("plugin_histogram_count", &labels, histogram.count());
         }
     }
 }
 
-fn named(page: &mut Page, family: &str, source: &str, name: &str, value: impl Display) {
-    page.line(family, &[("source", source), ("name", name)], value);
+/// The labels of every series of a plugin.
+fn of<'a>(source: &'a str, plugin: &'a PluginSample) -> [(&'a str, &'a str); 2] {
+    [("source", source), ("plugin", &plugin.name)]
+}
+
+fn named<'a>(source: &'a str, plugin: &'a PluginSample, name: &'a str) -> [(&'a str, &'a str); 3] {
+    let [source, plugin] = of(source, plugin);
+    [source, plugin, ("name", name)]
 }

@@ -56,6 +56,8 @@ pub struct Snapshot {
     pub plugin_seconds: f64,
     pub records_written: u64,
     pub sink_retries: u64,
+    /// 1 or 0.
+    pub quarantined: u64,
 }
 
 /// The counts of one source.
@@ -79,6 +81,8 @@ pub struct SourceMetrics {
     pub records_written: AtomicU64,
     /// Writes that the sink had to repeat.
     pub sink_retries: AtomicU64,
+    /// 1 while a plugin is in quarantine, else 0.
+    pub quarantined: AtomicU64,
 }
 
 impl SourceMetrics {
@@ -116,6 +120,7 @@ impl SourceMetrics {
             plugin_seconds: self.plugin_nanos.load(Relaxed) as f64 / 1e9,
             records_written: self.records_written.load(Relaxed),
             sink_retries: self.sink_retries.load(Relaxed),
+            quarantined: self.quarantined.load(Relaxed),
         }
     }
 

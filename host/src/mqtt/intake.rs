@@ -3,7 +3,8 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::task::{Context, Poll};
 
 use tokio::sync::mpsc;
@@ -59,7 +60,7 @@ pub(super) struct Intake {
     settings: Arc<Mqtt>,
     name: Arc<str>,
     status: Status,
-    aggregating: bool,
+    aggregating: Arc<AtomicBool>,
     draining: bool,
     /// The window has no room for the next message.
     full: bool,
@@ -92,7 +93,7 @@ impl Intake {
             name: driver.name.as_str().into(),
             status: driver.status.clone(),
             settings,
-            aggregating: driver.aggregating,
+            aggregating: driver.aggregating.clone(),
             draining: false,
             full: false,
             unwanted: Vec::new(),
@@ -339,7 +340,7 @@ impl Intake {
 
     /// Hands on what the workers take. Whether that was anything.
     pub fn hand_on(&mut self, cx: &mut Context<'_>) -> Result<bool, MqttError> {
-        let flush = self.aggregating && !self.draining && (self.full || self.is_nearly_full());
+        let flush = !self.draining && self.aggregating.load(Relaxed) && (self.full || self.is_nearly_full());
         let mut any = false;
         for lane in &mut self.lanes {
             match lane.hand_on(cx, &mut self.spare, flush, &self.metrics.mqtt) {

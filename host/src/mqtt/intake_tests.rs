@@ -327,7 +327,7 @@ fn latency_is_counted_when_a_batch_is_handed_over() {
 #[test]
 fn a_nearly_full_window_asks_an_aggregating_worker_once_to_flush() {
     let mut bench = bench(1, |settings| settings.max_inflight = 8);
-    bench.intake.aggregating = true;
+    bench.intake.aggregating = Arc::new(true.into());
     let mut cx = Context::from_waker(Waker::noop());
     let mut works = Vec::new();
     for id in 1..=7 {
@@ -404,7 +404,7 @@ fn duplicates_are_bounded_too() {
 #[test]
 fn a_window_that_waits_behind_a_held_message_asks_for_a_flush() {
     let mut bench = bench(1, |settings| settings.max_inflight = 8);
-    bench.intake.aggregating = true;
+    bench.intake.aggregating = Arc::new(true.into());
     let mut cx = Context::from_waker(Waker::noop());
     for id in 1..=8 {
         let packet = publish(false, "t", b"", 1, id);

@@ -35,6 +35,7 @@ mod websocket_tests;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -73,8 +74,9 @@ pub struct Driver {
     pub metrics: Arc<SourceMetrics>,
     /// Where the driver says whether it is ready, as [`Part::Mqtt`].
     pub status: Status,
-    /// The plugin holds messages: ask it to flush when the window of unacknowledged messages is nearly full.
-    pub aggregating: bool,
+    /// The plugin holds messages: ask it to flush when the window of unacknowledged messages is nearly full. A plugin that
+    /// takes its place may differ.
+    pub aggregating: Arc<AtomicBool>,
     /// How long a shutdown may wait for messages in flight.
     pub grace: Duration,
     /// Whether an error that waiting does not mend ([`MqttError::is_permanent`]) ends the source. Otherwise it is tried again

@@ -105,7 +105,7 @@ pub fn driver(settings: Mqtt, state_dir: &Path) -> Driver {
         state_dir: state_dir.into(),
         metrics: Arc::default(),
         status: Status::default(),
-        aggregating: false,
+        aggregating: Arc::default(),
         grace: PATIENCE,
         fail_fast: false,
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use wasmtime::component::{ComponentType, Lower, ResourceTable};
 use wasmtime_wasi::WasiCtx;
 
+use super::loads::PluginLoads;
 use super::log::{Level, LineSplitter, PluginLog};
 use super::metrics::PluginMetrics;
 use super::sandbox::Limiter;
@@ -32,9 +33,11 @@ pub struct SourceDescription {
     pub protocol_version: String,
 }
 
-/// What the plugin of one source shares with the host: between its workers, and over reloads.
+/// What a plugin of one source shares with the host: between its workers, and over reloads.
 #[derive(Debug, Clone)]
 pub struct PluginHost {
+    /// What it is called in metrics and dead letters; no two plugins of a source have one name.
+    pub name: Arc<str>,
     /// Its lines in the host's log.
     pub log: Arc<PluginLog>,
     /// The metrics that it reports.
@@ -43,16 +46,26 @@ pub struct PluginHost {
     pub state: Arc<StateStore>,
     /// What it uses of its limits.
     pub usage: Arc<PluginUsage>,
+    /// Which component it is.
+    pub loads: Arc<PluginLoads>,
 }
 
 impl PluginHost {
     /// A log marked with the name of the source, no metrics, no state; all bounded by `limits`.
     pub fn new(source: &str, limits: &Limits) -> Self {
+        Self::named(source, "plugin", limits)
+    }
+
+    /// As [`new`](Self::new), for a plugin of this name.
+    pub fn named(source: &str, name: impl Into<Arc<str>>, limits: &Limits) -> Self {
+        let name = name.into();
         PluginHost {
-            log: Arc::new(PluginLog::new(source, limits.log_lines_per_second)),
+            log: Arc::new(PluginLog::new(source, name.clone(), limits.log_lines_per_second)),
+            name,
             metrics: Arc::new(PluginMetrics::new(limits.metrics)),
             state: Arc::new(StateStore::new(limits.state)),
             usage: Arc::new(PluginUsage::new(limits)),
+            loads: Arc::default(),
         }
     }
 }

@@ -38,15 +38,16 @@ pub(super) enum Level {
 #[derive(Debug)]
 pub struct PluginLog {
     source: String,
+    plugin: Arc<str>,
     budget: Mutex<Budget>,
     dropped: AtomicU64,
 }
 
 impl PluginLog {
-    /// Lines are marked with `source`; more than `lines_per_second` are dropped and counted.
-    pub fn new(source: impl Into<String>, lines_per_second: u32) -> Self {
+    /// Lines are marked with `source` and `plugin`; more than `lines_per_second` are dropped and counted.
+    pub fn new(source: impl Into<String>, plugin: impl Into<Arc<str>>, lines_per_second: u32) -> Self {
         let budget = Mutex::new(Budget::new(lines_per_second, Instant::now()));
-        PluginLog { source: source.into(), budget, dropped: AtomicU64::new(0) }
+        PluginLog { source: source.into(), plugin: plugin.into(), budget, dropped: AtomicU64::new(0) }
     }
 
     /// Lines that were over the budget.
@@ -66,17 +67,17 @@ impl PluginLog {
             self.dropped.fetch_add(1, Relaxed);
             return;
         };
-        let source = self.source.as_str();
+        let (source, plugin) = (self.source.as_str(), &*self.plugin);
         if missed > 0 {
-            tracing::warn!(target: "plugin", source, lines = missed, "log lines of the plugin were dropped");
+            tracing::warn!(target: "plugin", source, plugin, lines = missed, "log lines of the plugin were dropped");
         }
         let line = clean(text);
         match level {
-            Level::Trace => tracing::trace!(target: "plugin", source, "{line}"),
-            Level::Debug => tracing::debug!(target: "plugin", source, "{line}"),
-            Level::Info => tracing::info!(target: "plugin", source, "{line}"),
-            Level::Warn => tracing::warn!(target: "plugin", source, "{line}"),
-            Level::Error => tracing::error!(target: "plugin", source, "{line}"),
+            Level::Trace => tracing::trace!(target: "plugin", source, plugin, "{line}"),
+            Level::Debug => tracing::debug!(target: "plugin", source, plugin, "{line}"),
+            Level::Info => tracing::info!(target: "plugin", source, plugin, "{line}"),
+            Level::Warn => tracing::warn!(target: "plugin", source, plugin, "{line}"),
+            Level::Error => tracing::error!(target: "plugin", source, plugin, "{line}"),
         }
     }
 }
@@ -248,13 +249,13 @@ mod tests {
 
     #[test]
     fn lines_over_the_budget_are_counted() {
-        let log = PluginLog::new("test", 3);
+        let log = PluginLog::new("test", "test", 3);
         for _ in 0..10 {
             log.write(Level::Info, "hello");
         }
         // A second may have passed on a slow machine; never has more than one line of the first four been dropped then.
         assert!((1..=7).contains(&log.dropped()), "{}", log.dropped());
-        let silent = PluginLog::new("test", 0);
+        let silent = PluginLog::new("test", "test", 0);
         silent.write(Level::Error, "hello");
         assert_eq!(silent.dropped(), 1);
     }
@@ -278,7 +279,7 @@ mod tests {
 
     #[test]
     fn output_is_split_into_lines_whatever_the_pieces() {
-        let log = Arc::new(PluginLog::new("test", 1_000));
+        let log = Arc::new(PluginLog::new("test", "test", 1_000));
         let output = LineSplitter::new(log.clone(), Level::Warn);
         for piece in ["thread pani", "cked at 3:4:\nno", " such device\n\n", "tail"] {
             output.write(piece.as_bytes());
@@ -292,7 +293,7 @@ mod tests {
 
     #[test]
     fn endless_output_takes_no_memory() {
-        let log = Arc::new(PluginLog::new("test", 1_000));
+        let log = Arc::new(PluginLog::new("test", "test", 1_000));
         let output = LineSplitter::new(log, Level::Info);
         for _ in 0..1_000 {
             output.write(&[b'x'; 4_096]);

@@ -11,6 +11,7 @@ mod grants;
 mod guest;
 mod imports;
 mod inspect;
+mod loads;
 mod log;
 mod metrics;
 mod producers;
@@ -31,6 +32,7 @@ pub use self::compiler::{CompileCost, compile_if_asked};
 pub use self::grants::{Import, World};
 pub use self::guest::{PluginHost, SourceDescription};
 pub use self::inspect::Inspection;
+pub use self::loads::PluginLoads;
 pub use self::log::PluginLog;
 pub use self::metrics::{BUCKETS, Histogram, MetricValues, PluginMetrics};
 pub use self::producers::Producers;
@@ -55,6 +57,7 @@ struct Loaded {
     compiled: CompileCost,
     /// For `init`.
     config: String,
+    secrets: Vec<config::Secret>,
     limits: config::Limits,
     source: Arc<SourceDescription>,
     host: PluginHost,
@@ -112,6 +115,7 @@ impl Plugin {
             sha256: component::hex(&binary.sha256),
             compiled,
             config: config.config.clone(),
+            secrets: config.secrets.clone(),
             limits: config.limits,
             source,
             host,
@@ -226,6 +230,7 @@ fn link(path: &Path, component: &Component) -> Result<InstancePre<Guest>, Plugin
     })
 }
 
-fn name_of(path: &Path) -> Arc<str> {
+/// What a plugin is called: the name of its file, without the extension.
+pub(crate) fn name_of(path: &Path) -> Arc<str> {
     path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into()
 }

@@ -48,7 +48,8 @@ impl Results {
         check_reasons(&reasons, &verdicts)?;
         let said = reasons.iter().map(|(_, reason)| reason.len()).sum();
         check_columns(output_of.len(), [&topics, &keys, &values], said, limits)?;
-        Ok(Outcome { verdicts, outputs: Outputs { of: output_of, topics, keys, values }, reasons })
+        let outputs = Outputs { of: output_of, topics, keys, values };
+        Ok(Outcome { verdicts, outputs, reasons, ..Outcome::default() })
     }
 }
 

@@ -1,6 +1,7 @@
 //! How much of its limits a plugin uses, so that they can be tuned. Written once for each call, without a lock.
 
 use std::array;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -30,6 +31,12 @@ pub struct PluginUsage {
 /// What a plugin has used and reported at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PluginSample {
+    /// What the plugin is called.
+    pub name: Arc<str>,
+    /// SHA-256 of the component that runs.
+    pub sha256: Option<Arc<str>>,
+    /// Loads of a component that succeeded, and that failed.
+    pub loads: (u64, u64),
     /// Calls of `init`, `process` and `flush`.
     pub calls: u64,
     /// Wall time of all calls.
@@ -157,6 +164,9 @@ impl PluginHost {
             (Fault::KINDS.get(index).copied().unwrap_or_default(), count)
         });
         PluginSample {
+            name: self.name.clone(),
+            sha256: self.loads.live(),
+            loads: self.loads.counts(),
             calls: usage.calls.load(Relaxed),
             time: Duration::from_nanos(usage.nanos.load(Relaxed)),
             p50,

@@ -155,6 +155,11 @@ impl Worker {
         self.pace.0
     }
 
+    /// Throws the instance away with its memory, as a fault does; the next call starts a fresh one.
+    pub fn restart(&mut self) {
+        self.instance = None;
+    }
+
     /// What was used so far.
     pub fn usage(&self) -> Usage {
         self.usage
@@ -193,7 +198,9 @@ impl Worker {
     ) -> Result<T, Fault> {
         let started = Instant::now();
         begin(&mut instance.store, &instance.limits);
-        let result = call(instance);
+        let secrets = &self.plugin.0.secrets;
+        let hide = |said| secrets.iter().fold(said, |said: String, secret| secret.hide_in(&said));
+        let result = call(instance).map_err(|fault| fault.map_said(hide));
         let time = started.elapsed();
         self.usage.calls += 1;
         self.usage.faults += u64::from(result.is_err());

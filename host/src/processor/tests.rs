@@ -149,7 +149,8 @@ impl Bench {
             dead_letter_topic: "out.dlq".into(),
             partitions: None,
         };
-        let from = Provenance { source: "s".into(), client_id: "c".into(), broker: "b".into(), plugin: None };
+        let from =
+            Provenance { source: "s".into(), client_id: "c".into(), broker: "b".into(), plugins: vec![] };
         let (stop, _) = mpsc::unbounded_channel();
         let shape = Shape::new(record, EventShape::default(), from, on_fault, Arc::default(), stop);
         let sink = Arc::new(Memory::default());

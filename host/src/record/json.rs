@@ -21,7 +21,7 @@ const MAX_PROPERTIES: usize = 64 << 10;
 const MAX_REASON: usize = 4 << 10;
 
 /// How the messages of a source become JSON events.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct EventShape {
     /// A payload that is JSON is embedded as it is.
     parse_json_payload: bool,
@@ -108,6 +108,8 @@ pub(super) struct Failed<'a> {
     pub payload: &'a [u8],
     pub stage: Stage,
     pub reason: &'a str,
+    /// The place of the plugin that could not take it, in the source's list.
+    pub plugin: Option<usize>,
 }
 
 /// A dead letter: the message as it came, who could not take it, and why. `size` is that of an oversized packet, in bytes,
@@ -151,7 +153,9 @@ pub(super) fn dead_letter(shape: &Shape, size: Option<usize>, failed: &Failed<'_
     string(out, &shape.from.client_id);
     out.extend_from_slice(br#","source":"#);
     string(out, &shape.from.source);
-    let plugin = shape.from.plugin.as_ref();
+    let plugins = &shape.from.plugins;
+    // What the sink refuses comes from the last one.
+    let plugin = failed.plugin.map_or(plugins.last(), |place| plugins.get(place));
     out.extend_from_slice(br#","plugin":"#);
     optional(out, plugin.map(|plugin| plugin.name.as_str()));
     out.extend_from_slice(br#","sha256":"#);

@@ -28,21 +28,21 @@ pub struct Provenance {
     pub client_id: String,
     /// Host and port of the MQTT broker, without credentials.
     pub broker: String,
-    /// The plugin that the messages go through.
-    pub plugin: Option<PluginName>,
+    /// The plugins that the messages go through, in this order.
+    pub plugins: Vec<PluginName>,
 }
 
 /// Which plugin it was, for dead letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginName {
-    /// The component's path as configured.
+    /// The name of the component's file, without its extension.
     pub name: String,
     /// SHA-256 of the component, in hexadecimal.
     pub sha256: String,
 }
 
 /// How the records of one source are made, and who hears about them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Shape {
     /// Destination, key, format.
     pub record: config::Record,
@@ -71,6 +71,12 @@ impl Shape {
     ) -> Self {
         Shape { record, events, from, on_fault, metrics, stop }
     }
+
+    /// The same with other plugins.
+    pub fn with_plugins(&self, plugins: Vec<PluginName>) -> Self {
+        let from = Provenance { plugins, ..self.from.clone() };
+        Shape { from, ..self.clone() }
+    }
 }
 
 /// One record of a delivery, borrowed.
@@ -87,7 +93,16 @@ enum What<'a> {
     /// Emitted for a message, or for none by a flush.
     Output(usize, Option<Message<'a>>),
     /// What could not go its way: a message, or an output of a flush.
-    DeadLetter { message: Option<Message<'a>>, output: Option<usize>, stage: Stage, reason: &'a str },
+    DeadLetter(DeadLetter<'a>),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct DeadLetter<'a> {
+    message: Option<Message<'a>>,
+    output: Option<usize>,
+    stage: Stage,
+    reason: &'a str,
+    plugin: Option<usize>,
 }
 
 impl<'a> Record<'a> {
@@ -100,13 +115,14 @@ impl<'a> Record<'a> {
             },
             Origin::Output(index) => What::Output(index as usize, message_of(delivery, index)),
             Origin::DeadLetter(index) => match delivery.dead_letters.get(index as usize) {
-                Some(letter) => What::DeadLetter {
+                Some(letter) => What::DeadLetter(DeadLetter {
                     message: message(delivery, letter.message),
                     output: None,
                     stage: letter.stage,
                     reason: &letter.reason,
-                },
-                None => What::DeadLetter { message: None, output: None, stage: Stage::Sink, reason: "" },
+                    plugin: letter.plugin,
+                }),
+                None => What::Output(usize::MAX, None),
             },
         };
         Record { delivery, what }
@@ -123,14 +139,15 @@ impl<'a> Record<'a> {
             },
             Origin::DeadLetter(_) => return Record::new(delivery, origin),
         };
-        Record { delivery, what: What::DeadLetter { message, output, stage: Stage::Sink, reason } }
+        let letter = DeadLetter { message, output, stage: Stage::Sink, reason, plugin: None };
+        Record { delivery, what: What::DeadLetter(letter) }
     }
 
     /// The index of the message that the record is about; none for an output of a flush.
     pub fn message(&self) -> Option<u32> {
         let message = match self.what {
             What::Message(message) => Some(message),
-            What::Output(_, message) | What::DeadLetter { message, .. } => message,
+            What::Output(_, message) | What::DeadLetter(DeadLetter { message, .. }) => message,
         };
         message.map(|message| message.index() as u32)
     }
@@ -144,7 +161,7 @@ impl<'a> Record<'a> {
     pub fn topic(&self) -> Result<Cow<'a, str>, String> {
         let shape = &self.delivery.shape.record;
         let message = match self.what {
-            What::DeadLetter { .. } => return Ok(Cow::Borrowed(&shape.dead_letter_topic)),
+            What::DeadLetter(_) => return Ok(Cow::Borrowed(&shape.dead_letter_topic)),
             What::Message(message) => Some(message),
             What::Output(index, message) => {
                 let own = self.delivery.outcome.outputs.topics.get(index);
@@ -178,7 +195,7 @@ impl<'a> Record<'a> {
         let template = self.delivery.shape.record.key.as_ref()?;
         let message = match self.what {
             What::Message(message) => message,
-            What::Output(_, message) | What::DeadLetter { message, .. } => message?,
+            What::Output(_, message) | What::DeadLetter(DeadLetter { message, .. }) => message?,
         };
         Some(match template.render(message.topic()) {
             Cow::Borrowed(key) => Cow::Borrowed(key.as_bytes()),
@@ -197,13 +214,13 @@ impl<'a> Record<'a> {
                 }
             },
             What::Output(index, _) => out.extend_from_slice(self.delivery.outcome.outputs.values.get(index)),
-            What::DeadLetter { message, output, stage, reason } => {
+            What::DeadLetter(DeadLetter { message, output, stage, reason, plugin }) => {
                 let payload = match (message, output) {
                     (Some(message), _) => message.payload(),
                     (None, Some(output)) => self.delivery.outcome.outputs.values.get(output),
                     (None, None) => &[],
                 };
-                let failed = json::Failed { message, payload, stage, reason };
+                let failed = json::Failed { message, payload, stage, reason, plugin };
                 json::dead_letter(&self.delivery.shape, self.delivery.batch.oversized, &failed, out);
             }
         }
@@ -221,7 +238,7 @@ impl<'a> Record<'a> {
                 };
                 outputs.values.get(index).len() + key + 64
             }
-            What::DeadLetter { message, output, reason, .. } => {
+            What::DeadLetter(DeadLetter { message, output, reason, .. }) => {
                 let output = output.map_or(0, |index| self.delivery.outcome.outputs.values.get(index).len());
                 let of_message = |message: Message<'_>| {
                     let properties = message.properties().map_or(0, <[u8]>::len);

@@ -28,7 +28,7 @@ pub(crate) fn shape(record: config::Record, on_fault: BadMessage) -> (Arc<Shape>
         source: "iot".into(),
         client_id: "client \"1\"".into(),
         broker: "localhost:1883".into(),
-        plugin: Some(PluginName { name: "filter.wasm".into(), sha256: "ab12".into() }),
+        plugins: vec![PluginName { name: "filter.wasm".into(), sha256: "ab12".into() }],
     };
     let mut mqtt = Mqtt::new(from.broker.as_str(), ["#"]).unwrap();
     mqtt.client_id.clone_from(&from.client_id);
@@ -192,7 +192,7 @@ fn a_dead_letter_has_everything_about_its_message() {
     let block = [&[0x03, 0, 4][..], b"text", &[0x26, 0, 1, b'k', 0, 1, b'v']].concat();
     delivery.batch.properties = vec![(0, block.into())];
     let reason = "trapped: unreachable".to_owned();
-    delivery.dead_letters = vec![DeadLetter { message: 0, stage: Stage::Plugin, reason }];
+    delivery.dead_letters = vec![DeadLetter { message: 0, stage: Stage::Plugin, reason, plugin: Some(0) }];
     let record = Record::new(&delivery, Origin::DeadLetter(0));
     assert_eq!((record.topic().unwrap(), record.key().unwrap()), ("events.dlq".into(), b"a/b"[..].into()));
     assert_eq!(
@@ -219,7 +219,7 @@ fn an_oversized_packet_is_dead_lettered_with_its_size() {
     let (mut delivery, _) = delivery(&[("a", b"")]);
     delivery.batch.oversized = Some(300_000);
     let reason = "over max_packet_size".to_owned();
-    delivery.dead_letters = vec![DeadLetter { message: 0, stage: Stage::Oversized, reason }];
+    delivery.dead_letters = vec![DeadLetter { message: 0, stage: Stage::Oversized, reason, plugin: None }];
     let letter: Value = serde_json::from_str(&value(&Record::new(&delivery, Origin::DeadLetter(0)))).unwrap();
     assert_eq!((&letter["payload_base64"], &letter["size"]), (&json!(null), &json!(300_000)));
     assert_eq!((&letter["topic"], &letter["stage"]), (&json!("a"), &json!("oversized")));

@@ -146,7 +146,7 @@ fn start(shared: &Shared) -> Result<Worker, MqttError> {
         state_dir: shared.options.state_dir.clone(),
         metrics: shared.metrics.clone(),
         status: shared.status.clone(),
-        aggregating: false,
+        aggregating: Arc::default(),
         grace: shared.options.shutdown_grace,
         fail_fast: true,
     };

@@ -36,7 +36,7 @@ fn tables(path: &str, keys: Keys, done: &mut Vec<(Vec<&'static str>, String)>, o
     for key in keys {
         let below = if path.is_empty() { key.name.to_owned() } else { format!("{path}.{}", key.name) };
         match key.kind {
-            Kind::Section(keys) => tables(&below, keys, done, out),
+            Kind::Section(keys) | Kind::SectionOrList(keys) => tables(&below, keys, done, out),
             Kind::Sections(keys) => tables(&format!("{below}.NAME"), keys, done, out),
             _ => {}
         }
@@ -62,6 +62,7 @@ fn value(kind: &Kind) -> String {
             spelled.collect::<Vec<_>>().join("; ")
         }
         Kind::Section(_) => "a section, see below".into(),
+        Kind::SectionOrList(_) => "a section, see below, or a list of them".into(),
         Kind::Sections(_) => "a section for each name of your choice, see below".into(),
         kind => kind.expected(),
     }

@@ -148,7 +148,7 @@ fn it_says_what_the_reader_says() {
     ];
     let mut compared = 0;
     walk(keys::ROOT, &[], &mut |path, key| {
-        if matches!(key.kind, Kind::Section(_) | Kind::Sections(_)) {
+        if matches!(key.kind, Kind::Section(_) | Kind::SectionOrList(_) | Kind::Sections(_)) {
             return;
         }
         let validator = Validator::new(super::schema::kind(&key.kind));
@@ -184,9 +184,13 @@ fn every_key_is_there_with_its_meaning() {
     let (several, one) = (&schema["anyOf"][0], &schema["anyOf"][1]);
     let mut seen = 0;
     walk(keys::ROOT, &[], &mut |path, key| {
-        let node = path.iter().fold(several, |node, name| match node["properties"].get(name) {
-            Some(property) => property,
-            None => &node["additionalProperties"],
+        let node = path.iter().fold(several, |node, name| {
+            // Of a section or a list of them, the section.
+            let section = if node["properties"].is_null() { &node["anyOf"][0] } else { node };
+            [node, section]
+                .into_iter()
+                .find_map(|node| node["properties"].get(name))
+                .unwrap_or_else(|| &node["additionalProperties"])
         });
         assert!(node["description"].as_str().is_some_and(|text| text.len() > 3), "{path:?}: {node}");
         assert_eq!(node.get("default").is_some(), key.default.is_some(), "{path:?}");

@@ -119,7 +119,9 @@ fn what_is_left_out_has_its_default() {
     assert_eq!((mqtt.connect_timeout, mqtt.max_inflight), (Duration::from_secs(30), 1_000));
     assert_eq!((mqtt.max_inflight_bytes, mqtt.max_packet_size, mqtt.max_batch), (64 << 20, 256 << 10, 2_048));
     assert!(mqtt.parse_json_payload && mqtt.include_metadata);
-    assert!(mqtt.auth.is_none() && mqtt.tls.is_none() && mqtt.last_will.is_none() && source.plugin.is_none());
+    assert!(
+        mqtt.auth.is_none() && mqtt.tls.is_none() && mqtt.last_will.is_none() && source.plugins.is_empty()
+    );
     assert_eq!((source.on_reject, source.on_fault), (BadMessage::DeadLetter, BadMessage::DeadLetter));
     let record = Record {
         topic: Template(vec![TemplatePart::Text("t".into())]),
@@ -136,13 +138,14 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.broker.unwrap().connections, 32);
 
     let plugin = load_text(&single("", "plugin: {path: filter.wasm}"));
-    let plugin = only(&plugin).plugin.clone().unwrap();
+    let source = only(&plugin);
+    let plugin = &source.plugins[0];
     assert_eq!((plugin.path.as_path(), plugin.config.as_str()), (Path::new("/etc/iot/filter.wasm"), "null"));
-    assert_eq!((plugin.workers, plugin.limits, plugin.sha256), (1, Limits::default(), None));
-    assert_eq!(plugin.flush_interval, Duration::from_secs(1));
+    assert_eq!((source.workers, plugin.limits, plugin.sha256), (1, Limits::default(), None));
+    assert_eq!(source.flush_interval, Duration::from_secs(1));
     // An empty section of limits has the defaults of the table of keys, which are those of the type.
     let limits = load_text(&single("", "plugin: {path: filter.wasm, limits: {}}"));
-    assert_eq!(only(&limits).plugin.as_ref().unwrap().limits, Limits::default());
+    assert_eq!(only(&limits).plugins[0].limits, Limits::default());
 }
 
 /// Every key, none with its default.
@@ -224,14 +227,14 @@ fn everything_can_be_set() {
     );
     assert!(!mqtt.parse_json_payload && !mqtt.include_metadata);
     assert_eq!((one.on_reject, one.on_fault), (BadMessage::Drop, BadMessage::Stop));
-    let plugin = one.plugin.as_ref().unwrap();
+    let plugin = &one.plugins[0];
     assert_eq!(
         (plugin.name.as_deref(), &plugin.sha256.unwrap()[..4]),
         (Some("filter-1.2_b"), &[0, 1, 2, 3][..])
     );
     // What comes from a variable is text, whatever it looks like.
     assert_eq!(plugin.config, r#"{"key":"12345","list":["a",1.5,null],"threshold":20}"#);
-    assert_eq!((plugin.workers, plugin.limits.memory, plugin.limits.stack), (4, 1 << 20, 64 << 10));
+    assert_eq!((one.workers, plugin.limits.memory, plugin.limits.stack), (4, 1 << 20, 64 << 10));
     assert_eq!((plugin.limits.outputs_per_message, plugin.limits.component), (3, 5 << 20));
     assert_eq!(
         (plugin.limits.compile_time, plugin.limits.compile_memory),
@@ -363,7 +366,7 @@ fn walk(keys: Keys, path: &[&'static str], visit: &mut impl FnMut(&[&'static str
         let path = [path, &[key.name]].concat();
         visit(&path, key);
         match key.kind {
-            Kind::Section(keys) => walk(keys, &path, visit),
+            Kind::Section(keys) | Kind::SectionOrList(keys) => walk(keys, &path, visit),
             Kind::Sections(keys) => walk(keys, &[&path[..], &["iot"]].concat(), visit),
             _ => {}
         }
@@ -392,7 +395,7 @@ fn every_key_is_read() {
             return;
         }
         seen += 1;
-        let wrong_mapping = matches!(key.kind, Kind::Section(_) | Kind::Sections(_));
+        let wrong_mapping = matches!(key.kind, Kind::Section(_) | Kind::SectionOrList(_) | Kind::Sections(_));
         let value = if wrong_mapping { serde_json::json!("x") } else { serde_json::json!({ "x": 1 }) };
         let root = with(path, value);
         let problems = load_for(&root.to_string(), false).unwrap_err();

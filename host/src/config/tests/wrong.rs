@@ -266,8 +266,29 @@ const WRONG_SOURCES: &[(&str, &str)] = &[
         "6:20: dead_letter_topic: is `a..b`, which is no Rivven topic (expected 1 to 249 letters, digits, `.`, `_` and `-`, a letter or digit first, no `..`)",
     ),
     ("partitions: 0\n", "6:13: partitions: is `0` (expected an integer from 1 to 10000)"),
-    ("plugin: filter.wasm\n", "6:9: plugin: is `filter.wasm` (expected a mapping)"),
+    (
+        "plugin: filter.wasm\n",
+        "6:9: plugin: is `filter.wasm` (expected a mapping, or a list of at least one mapping)",
+    ),
     ("plugin: {}\n", "6:1: plugin.path: is missing (expected a path: The component, a .wasm file)"),
+    ("plugin: []\n", "6:9: plugin: is an empty list (expected a mapping, or a list of at least one mapping)"),
+    (
+        "plugin: [{path: filter.wasm}, {path: gone.wasm}]\n",
+        "6:38: plugin[1].path: cannot be read: /etc/iot/gone.wasm: no such file",
+    ),
+    (
+        "plugin: [{path: filter.wasm, workers: 2}, {path: filter.wasm, workers: 2}]\n",
+        "6:72: plugin[1].workers: is about all plugins of the list (expected at the first one only)",
+    ),
+    (
+        "plugin: [{path: filter.wasm}, {path: filter.wasm, flush_interval_ms: 20}]\n",
+        "6:70: plugin[1].flush_interval_ms: is about all plugins of the list (expected at the first one only)",
+    ),
+    (
+        "plugin: [{path: filter.wasm}, {path: filter.wasm, worker: 2}]\n",
+        "6:51: plugin[1].worker: is no key of this section (did you mean workers?)",
+    ),
+    ("plugin: [filter.wasm]\n", "6:10: plugin[0]: is `filter.wasm` (expected a mapping)"),
     ("plugin: {path: ''}\n", "6:16: plugin.path: is the text `` (expected a path)"),
     (
         "plugin: {path: filter.wasm, sha256: abc}\n",
@@ -431,7 +452,7 @@ fn a_file_is_named_with_its_problems() {
     // Paths are relative to the folder of the file.
     std::fs::write(folder.path().join("p.wasm"), "x").unwrap();
     std::fs::write(&file, single("", "plugin: {path: p.wasm}")).unwrap();
-    assert_eq!(only(&load(&file, true).unwrap()).plugin.as_ref().unwrap().path, folder.path().join("p.wasm"));
+    assert_eq!(only(&load(&file, true).unwrap()).plugins[0].path, folder.path().join("p.wasm"));
     // A folder is no component.
     std::fs::write(&file, single("", "plugin: {path: .}")).unwrap();
     assert!(load(&file, true).unwrap_err().to_string().contains("plugin.path: cannot be read"));

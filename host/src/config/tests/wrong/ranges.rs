@@ -19,6 +19,7 @@ fn outside(kind: Kind) -> Vec<Value> {
         Kind::Text | Kind::Path => Vec::new(),
         Kind::Texts => vec![json!("text"), json!(1)],
         Kind::Section(_) | Kind::Sections(_) => vec![json!("text"), json!(["text"]), json!(1)],
+        Kind::SectionOrList(_) => vec![json!("text"), json!(1)],
         Kind::Anything | Kind::Refused(_) => Vec::new(),
     }
 }

@@ -105,7 +105,7 @@ async fn dead_letters_of_long_topics_fit_into_requests() {
     let messages = vec![(topic.as_str(), &b"x"[..]); 120];
     let (mut delivery, settled) = delivery(&messages);
     delivery.outcome.verdicts = vec![Verdict::Reject; messages.len()];
-    let letter = |message| DeadLetter { message, stage: Stage::Plugin, reason: "no".into() };
+    let letter = |message| DeadLetter { message, stage: Stage::Plugin, reason: "no".into(), plugin: Some(0) };
     delivery.dead_letters = (0..messages.len() as u32).map(letter).collect();
     delivery.batch.tally = Tally { dead_lettered: messages.len() as u64, ..Tally::default() };
     deliver(&sink, delivery).await.unwrap();

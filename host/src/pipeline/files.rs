@@ -1,0 +1,183 @@
+//! Changed files, once they are complete.
+
+use std::path::PathBuf;
+
+/// Waits for changes of some files.
+pub(super) struct Watch(imp::Watch);
+
+impl Watch {
+    /// Watches the folders of `files`.
+    ///
+    /// # Errors
+    ///
+    /// What the system says; it has a limit of watches.
+    pub(super) fn new(files: Vec<PathBuf>) -> std::io::Result<Self> {
+        imp::Watch::new(files).map(Watch)
+    }
+
+    /// One of the files was written and closed, or another file was moved or linked to its place. Changes in a row are one.
+    pub(super) async fn changed(&mut self) {
+        self.0.changed().await;
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod imp {
+    use std::fs::canonicalize;
+    use std::future::pending;
+    use std::io;
+    use std::mem::MaybeUninit;
+    use std::os::fd::OwnedFd;
+    use std::path::{Path, PathBuf};
+
+    use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
+    use tokio::io::Interest;
+    use tokio::io::unix::AsyncFd;
+
+    pub(super) struct Watch {
+        inotify: AsyncFd<OwnedFd>,
+        files: Vec<File>,
+    }
+
+    struct File {
+        path: PathBuf,
+        /// The watch of its folder: a file that takes its place is a new one, and has no watch.
+        folder: i32,
+        name: Vec<u8>,
+        /// Where links lead.
+        target: Option<PathBuf>,
+    }
+
+    impl Watch {
+        pub(super) fn new(files: Vec<PathBuf>) -> io::Result<Self> {
+            let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+            // Not when it is created or modified: it is not complete then.
+            let complete = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
+            let watch = |path: PathBuf| {
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                let folder = inotify::add_watch(&inotify, folder.unwrap_or(Path::new(".")), complete)?;
+                let name = path.file_name().unwrap_or_default().as_encoded_bytes().to_vec();
+                Ok(File { target: canonicalize(&path).ok(), path, folder, name })
+            };
+            let files = files.into_iter().map(watch).collect::<io::Result<_>>()?;
+            // SAFETY: the descriptor is owned, and neither replaced nor closed before the `AsyncFd` is.
+            let inotify = unsafe { AsyncFd::register_with_interest(inotify, Interest::READABLE) }?;
+            Ok(Watch { inotify, files })
+        }
+
+        pub(super) async fn changed(&mut self) {
+            loop {
+                let Ok(mut ready) = self.inotify.readable().await else { return pending().await };
+                let mut changed = false;
+                let mut buffer = [MaybeUninit::uninit(); 4_096];
+                let mut events = Reader::new(self.inotify.get_ref(), &mut buffer);
+                while let Ok(event) = events.next() {
+                    let name = event.file_name().map(|name| name.to_bytes());
+                    let is = |file: &File| event.wd() == file.folder && name == Some(file.name.as_slice());
+                    // After an overflow nobody knows.
+                    changed |=
+                        event.events().contains(ReadFlags::QUEUE_OVERFLOW) || self.files.iter().any(is);
+                }
+                ready.clear_ready();
+                for file in &mut self.files {
+                    // A link on the way to it may have been replaced, as in a mounted volume of Kubernetes.
+                    let target = canonicalize(&file.path).ok();
+                    changed |= target.is_some() && target != file.target;
+                    file.target = target.or(file.target.take());
+                }
+                if changed {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod imp {
+    use std::path::PathBuf;
+
+    /// Elsewhere SIGHUP is how a plugin is replaced.
+    pub(super) struct Watch;
+
+    impl Watch {
+        pub(super) fn new(_: Vec<PathBuf>) -> std::io::Result<Self> {
+            Ok(Watch)
+        }
+
+        pub(super) async fn changed(&mut self) {
+            std::future::pending().await
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Whether `watch` sees what was done in `folder`.
+    async fn is_seen(watch: &mut Watch, marker: &mut Watch, folder: &Path) -> bool {
+        // Events come at once and in order: when this one is there, those before it are.
+        fs::write(folder.join("marker"), "").unwrap();
+        marker.changed().await;
+        timeout(Duration::ZERO, watch.changed()).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_complete_is_seen_and_one_that_is_being_written_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let file = folder.join("p.wasm");
+        fs::write(&file, "one").unwrap();
+        let mut watch = Watch::new(vec![file.clone()]).unwrap();
+        let mut marker = Watch::new(vec![folder.join("marker")]).unwrap();
+        assert!(!is_seen(&mut watch, &mut marker, folder).await);
+
+        let mut open = fs::File::create(&file).unwrap();
+        open.write_all(b"two").unwrap();
+        open.sync_all().unwrap();
+        assert!(!is_seen(&mut watch, &mut marker, folder).await, "it is still open");
+        drop(open);
+        assert!(is_seen(&mut watch, &mut marker, folder).await, "it was closed");
+
+        fs::write(folder.join("p.wasm.new"), "three").unwrap();
+        assert!(!is_seen(&mut watch, &mut marker, folder).await, "that is another file");
+        fs::rename(folder.join("p.wasm.new"), &file).unwrap();
+        assert!(is_seen(&mut watch, &mut marker, folder).await, "it was moved there");
+        fs::write(&file, "four").unwrap();
+        assert!(
+            is_seen(&mut watch, &mut marker, folder).await,
+            "the file that took its place is watched too"
+        );
+        fs::remove_file(&file).unwrap();
+        assert!(!is_seen(&mut watch, &mut marker, folder).await, "one that is gone is no new one");
+    }
+
+    #[tokio::test]
+    async fn a_link_that_leads_elsewhere_is_a_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        for version in ["v1", "v2"] {
+            fs::create_dir(folder.join(version)).unwrap();
+            fs::write(folder.join(version).join("p.wasm"), version).unwrap();
+        }
+        symlink("v1", folder.join("data")).unwrap();
+        symlink("data/p.wasm", folder.join("p.wasm")).unwrap();
+        let mut watch = Watch::new(vec![folder.join("p.wasm")]).unwrap();
+        let mut marker = Watch::new(vec![folder.join("marker")]).unwrap();
+        assert!(!is_seen(&mut watch, &mut marker, folder).await);
+        symlink("v2", folder.join("data.new")).unwrap();
+        fs::rename(folder.join("data.new"), folder.join("data")).unwrap();
+        assert!(is_seen(&mut watch, &mut marker, folder).await);
+        assert_eq!(fs::read(folder.join("p.wasm")).unwrap(), b"v2");
+    }
+}
