@@ -4,6 +4,9 @@
 //! A fault never costs more than the message at fault: the batch, and what was held, is offered again message by message
 //! to a fresh instance, and each message leaves as a delivery of its own.
 
+mod pieces;
+mod transform;
+
 use std::collections::VecDeque;
 use std::future;
 use std::iter;
@@ -18,80 +21,19 @@ use crate::config::BadMessage;
 use crate::delivery::{DeadLetter, Delivery, Stage};
 use crate::error::Fault;
 use crate::live::{Live, Swap};
-use crate::message::{Batch, Outcome, Outputs, Sequences, StateCommit, StateWrites, Tally, Verdict};
+use crate::message::{Batch, Outcome, Outputs, Sequences, StateCommit, Verdict};
 use crate::metrics::SourceMetrics;
-use crate::plugin::Worker;
 use crate::record::Shape;
 use crate::sink::Sink;
+
+use self::pieces::{pieces, singles, tally};
+pub use self::transform::{PassAll, Transform};
 
 /// Bytes of plugin outputs of one source that may wait for the sink. Forwarded messages are bounded by the window already.
 const OUTPUT_BUDGET: usize = 64 << 20;
 
 /// What each output takes beside its bytes, about: a sink keeps it by itself until it is committed.
 const OUTPUT_OVERHEAD: usize = 256;
-
-/// What decides about messages: a plugin, several in a row, or [`PassAll`] where none is configured.
-pub trait Transform: Send {
-    /// Decides about each message of a batch, which is the same afterwards. After a fault the next call meets a fresh
-    /// instance.
-    fn process(&mut self, batch: &mut Batch) -> Result<Outcome, Fault>;
-    /// Gives back what is held.
-    fn flush(&mut self) -> Result<Outputs, Fault>;
-    /// The calls since the last time have succeeded as a whole: what plugins wrote to their state takes effect, and is appended to
-    /// `writes`.
-    fn publish(&mut self, _writes: &mut Vec<StateWrites>) {}
-    /// Something of it has failed: what plugins wrote to their state since the last time never was.
-    fn roll_back(&mut self) {}
-    /// How many messages a batch may have so that its call is likely to end before the deadline.
-    fn at_a_time(&self) -> usize {
-        usize::MAX
-    }
-    /// Throws the instance away, as after a fault: with a fault of another plugin of the list all begin anew.
-    fn restart(&mut self) {}
-    /// The place in the list of the plugin that the last fault was of.
-    fn at_fault(&self) -> usize {
-        0
-    }
-}
-
-/// Every message passes.
-pub struct PassAll;
-
-impl Transform for PassAll {
-    fn process(&mut self, _: &mut Batch) -> Result<Outcome, Fault> {
-        Ok(Outcome::default())
-    }
-
-    fn flush(&mut self) -> Result<Outputs, Fault> {
-        Ok(Outputs::default())
-    }
-}
-
-impl Transform for Worker {
-    fn process(&mut self, batch: &mut Batch) -> Result<Outcome, Fault> {
-        Worker::process(self, batch)
-    }
-
-    fn flush(&mut self) -> Result<Outputs, Fault> {
-        Worker::flush(self)
-    }
-
-    fn publish(&mut self, writes: &mut Vec<StateWrites>) {
-        Worker::publish(self, writes);
-    }
-
-    fn roll_back(&mut self) {
-        Worker::roll_back(self);
-    }
-
-    fn at_a_time(&self) -> usize {
-        Worker::at_a_time(self)
-    }
-
-    fn restart(&mut self) {
-        Worker::restart(self);
-    }
-}
 
 /// What the processors of one source have in common.
 #[derive(Clone)]
@@ -453,48 +395,6 @@ impl Processor {
             Err(_) => tokio::runtime::Handle::current().block_on(budget.clone().acquire_many_owned(permits)),
         };
         permit.map(Some).map_err(|_| Stop("the sink is closed".into()))
-    }
-}
-
-/// Each message as a batch of its own.
-fn singles(batch: &Batch) -> impl DoubleEndedIterator<Item = Box<Batch>> + use<> {
-    pieces(batch, 1)
-}
-
-/// The same messages in batches of at most `size`.
-fn pieces(batch: &Batch, size: usize) -> impl DoubleEndedIterator<Item = Box<Batch>> + use<> {
-    let mut pieces: Vec<Box<Batch>> = Vec::new();
-    for (index, sequence) in batch.sequences.iter().enumerate() {
-        if index % size.max(1) == 0 {
-            pieces.push(Box::default());
-        }
-        if let Some(piece) = pieces.last_mut() {
-            piece.push_from(batch, index);
-            piece.sequences.push(sequence);
-        }
-    }
-    pieces.into_iter()
-}
-
-/// What becomes of the messages when all records are committed; held ones are in flight still.
-fn tally(batch: &Batch, outcome: &Outcome) -> Tally {
-    if outcome.verdicts.is_empty() {
-        return Tally { committed: batch.len() as u64, ..Default::default() };
-    }
-    let mut counts = [0u64; 5];
-    for verdict in &outcome.verdicts {
-        counts[*verdict as usize] += 1;
-    }
-    let [passed, dropped, emitting, rejected, _held] = counts;
-    // A message that emits nothing is dropped by another name.
-    let of = &outcome.outputs.of;
-    let with_outputs =
-        of.iter().zip(of.iter().skip(1)).filter(|(a, b)| a != b).count() + usize::from(!of.is_empty());
-    let with_outputs = with_outputs as u64;
-    Tally {
-        committed: passed + with_outputs,
-        dropped: dropped + emitting.saturating_sub(with_outputs),
-        dead_lettered: rejected,
     }
 }
 

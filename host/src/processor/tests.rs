@@ -9,7 +9,7 @@ use super::*;
 use crate::config::{Format, Record, Template, TemplatePart};
 use crate::delivery::Origin;
 use crate::error::SinkError;
-use crate::message::{Flags, OutputColumn, QoS, StateChange};
+use crate::message::{Flags, OutputColumn, QoS, StateChange, StateWrites, Tally};
 use crate::record::{EventShape, Provenance};
 use crate::status::Status;
 
