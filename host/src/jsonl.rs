@@ -55,6 +55,11 @@ pub(crate) struct Properties {
 pub fn read_messages(file: &Path) -> Result<Batch, JsonlError> {
     let text =
         std::fs::read_to_string(file).map_err(|source| JsonlError::Read { file: file.into(), source })?;
+    parse(file, &text)
+}
+
+/// The messages in `text`, which is that of `file`.
+pub(crate) fn parse(file: &Path, text: &str) -> Result<Batch, JsonlError> {
     let mut batch = Batch::default();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let wrong = |what| JsonlError::Line { file: file.into(), line: index + 1, what };

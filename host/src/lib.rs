@@ -36,6 +36,10 @@ pub mod dlq;
 pub mod error;
 #[cfg(feature = "mqtt")]
 pub mod exposition;
+#[cfg(all(feature = "mqtt", any(test, fuzzing)))]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "mqtt")]
 pub mod http;
 #[cfg(feature = "mqtt")]

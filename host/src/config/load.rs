@@ -81,6 +81,20 @@ pub(super) fn read(
     }
 }
 
+/// Whatever the bytes are, they are a configuration or have problems, each with a place and a text.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let missing = |_: &Path, _| Err(io::ErrorKind::NotFound.into());
+    let world = World { variable: &|name| (name != "UNSET").then(|| "1".into()), read: &missing };
+    match read(bytes, Path::new("/etc"), false, &world) {
+        Ok(config) => assert!(!config.sources.is_empty()),
+        Err(problems) => {
+            assert!(!problems.is_empty() && problems.iter().all(|problem| !problem.what.is_empty()));
+        }
+    }
+    let _ = std::str::from_utf8(bytes).map(parse_limits);
+}
+
 fn tree(bytes: &[u8]) -> Result<Node, Problem> {
     let problem = |line, column, what: &str| Problem { line, column, key: String::new(), what: what.into() };
     let text = std::str::from_utf8(bytes).map_err(|error| {

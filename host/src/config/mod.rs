@@ -37,6 +37,8 @@ mod url;
 #[cfg(feature = "mqtt")]
 mod yaml;
 
+#[cfg(all(feature = "mqtt", any(test, fuzzing)))]
+pub(crate) use load::fuzz;
 #[cfg(feature = "mqtt")]
 pub use load::{load, parse_limits};
 pub use problem::Problem;

@@ -15,4 +15,6 @@ pub use self::filter::{Filter, parse_time};
 pub use self::journal::Journal;
 pub use self::letter::{Entry, Letter, Position};
 pub use self::reader::Reader;
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::reader::fuzz;
 pub use self::replay::{Outlet, Report, replay};

@@ -1,7 +1,7 @@
 //! Where dead letters are read from.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Take};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ pub struct Topic {
 pub struct Lines {
     file: Arc<PathBuf>,
     topic: String,
-    lines: BufReader<Take<File>>,
+    lines: Box<dyn BufRead + Send>,
     offset: u64,
 }
 
@@ -72,7 +72,7 @@ impl Reader {
         let opened = File::open(file).map_err(failed)?;
         // What a replay appends to the same file is not read in turn.
         let length = opened.metadata().map_err(failed)?.len();
-        let lines = BufReader::new(opened.take(length));
+        let lines = Box::new(BufReader::new(opened.take(length)));
         Ok(Reader::File(Lines { file: Arc::new(file.into()), topic: topic.into(), lines, offset: 0 }))
     }
 
@@ -127,6 +127,27 @@ impl Lines {
             }
         }
         Ok(entries)
+    }
+}
+
+/// Whatever a file holds, its lines are read to the end; a letter becomes a message, or there is a reason.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let lines = Box::new(std::io::Cursor::new(bytes.to_vec()));
+    let mut lines = Lines { file: Arc::default(), topic: "t.dlq".into(), lines, offset: 0 };
+    let mut letters = lines.next().unwrap_or_default();
+    // As a record of Rivven, too.
+    letters.push(Entry::new(Position::File { file: Arc::default(), offset: 0 }, bytes.to_vec()));
+    for entry in letters {
+        assert!(!entry.key().is_empty());
+        let Ok(letter) = entry.letter else { continue };
+        let mut batch = crate::message::Batch::default();
+        match letter.append_to(&mut batch) {
+            Ok(()) => {
+                assert!(batch.len() == 1 && letter.payload().as_deref() == Some(batch.message(0).payload()))
+            }
+            Err(reason) => assert!(!reason.is_empty() && batch.is_empty()),
+        }
     }
 }
 

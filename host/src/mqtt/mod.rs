@@ -4,6 +4,9 @@
 mod backoff;
 mod connection;
 pub mod filter;
+#[cfg(any(test, fuzzing))]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+pub(crate) mod fuzz;
 mod intake;
 mod keep_alive;
 mod lane;
@@ -17,7 +20,7 @@ mod rules_tests;
 mod session;
 mod store;
 mod subscribe;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 pub(crate) mod testing;
 #[cfg(test)]

@@ -18,6 +18,8 @@ use crate::status::{Part, Status};
 
 pub use discard::Discard;
 pub use file::FileSink;
+#[cfg(all(feature = "mqtt", any(test, fuzzing)))]
+pub(crate) use rivven::fuzz as fuzz_answer;
 #[cfg(feature = "mqtt")]
 pub use rivven::{Probe, RivvenSink, StoredRecord, TopicReader, Unusable};
 

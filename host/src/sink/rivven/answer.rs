@@ -48,6 +48,17 @@ pub(super) fn classify(response: Response, records: usize, pause: Duration) -> A
     }
 }
 
+/// Whatever a server answers has a meaning, or is no answer.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let Ok((response, ..)) = Response::from_wire(bytes) else { return };
+    assert!(!format!("{response:?}").is_empty());
+    let published = matches!(response, Response::PublishedBatch { record_count: 2, .. });
+    let answer = classify(response, 2, Duration::from_secs(1));
+    assert_eq!(answer == Answer::Committed, published);
+    assert!(!matches!(answer, Answer::Throttled(pause, _) if pause > Duration::from_secs(60)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,6 +23,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::answer::fuzz;
 pub use self::probe::{Probe, Unusable};
 pub use self::reader::{StoredRecord, TopicReader};
 

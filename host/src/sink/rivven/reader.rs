@@ -92,7 +92,7 @@ impl TopicReader {
             let last =
                 last.ok_or_else(|| format!("it withholds partition {partition} from offset {from} on"))?;
             if let Some(span) = self.rest.front_mut() {
-                span.next = last + 1;
+                span.next = last.saturating_add(1);
             }
             return Ok(messages.into_iter().filter(|record| record.offset < end).collect());
         }
