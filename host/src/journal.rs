@@ -58,14 +58,16 @@ impl Journal {
         Self::with(
             path,
             Box::new(move || {
-                let file = OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .create(true)
-                    .truncate(false)
-                    .mode(0o600)
-                    .open(&file)?;
-                Database::builder().set_cache_size(CACHE).create_with_backend(FileBackend::new(file)?)
+                state_dir::make_whole(&file, |file| {
+                    let file = OpenOptions::new()
+                        .read(true)
+                        .write(true)
+                        .create(true)
+                        .truncate(false)
+                        .mode(0o600)
+                        .open(file)?;
+                    Database::builder().set_cache_size(CACHE).create_with_backend(FileBackend::new(file)?)
+                })
             }),
         )
     }

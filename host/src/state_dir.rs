@@ -23,6 +23,24 @@ pub(crate) fn store(folder: &Path, kind: &str, source: &str) -> PathBuf {
     folder.join(file)
 }
 
+/// Opens `file` with `make`; where there is none yet, it is made under another name first. One that was only begun, because the
+/// disk was full or the process was killed, could never be opened again.
+pub(crate) fn make_whole<T, E: From<io::Error>>(
+    file: &Path,
+    make: impl FnOnce(&Path) -> Result<T, E>,
+) -> Result<T, E> {
+    if file.try_exists()? {
+        return make(file);
+    }
+    let begun = file.with_extension("begun");
+    if begun.try_exists()? {
+        std::fs::remove_file(&begun)?;
+    }
+    let made = make(&begun)?;
+    std::fs::rename(&begun, file)?;
+    Ok(made)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -35,6 +53,22 @@ mod tests {
         let name = |name| store(Path::new("s"), "mqtt", name).display().to_string();
         assert_eq!(name("iot-1"), "s/mqtt-iot-1.redb");
         assert_eq!(name("../A_b"), "s/mqtt-_2e_2e_2f_41_5fb.redb");
+    }
+
+    #[test]
+    fn what_was_only_begun_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("mqtt-iot.redb");
+        let full = |file: &Path| -> io::Result<()> {
+            std::fs::write(file, [0; 4_096])?;
+            Err(io::ErrorKind::StorageFull.into())
+        };
+        make_whole(&file, full).unwrap_err();
+        let open = |file: &Path| redb::Database::create(file);
+        drop(make_whole(&file, open).unwrap());
+        drop(make_whole(&file, open).unwrap());
+        let left: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [file]);
     }
 
     #[test]

@@ -31,8 +31,8 @@ impl Journal {
         let path = state_dir.join(FILE);
         let failed = |source| DlqError::Journal { path: path.clone(), source };
         crate::state_dir::create(state_dir).map_err(|error| failed(error.into()))?;
-        let database =
-            Database::builder().set_cache_size(CACHE).create(&path).map_err(|error| refused(&path, error))?;
+        let make = |path: &Path| Database::builder().set_cache_size(CACHE).create(path);
+        let database = crate::state_dir::make_whole(&path, make).map_err(|error| refused(&path, error))?;
         let begin = || -> Result<(), redb::Error> {
             let transaction = database.begin_write()?;
             transaction.open_table(REPLAYED)?;

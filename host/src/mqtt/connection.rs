@@ -2,12 +2,13 @@
 //! and the timers in turn and waits for none of them alone, because a client that stops reading while it writes
 //! acknowledgements can deadlock with a broker that does the same.
 
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::intake::{Intake, Stop};
@@ -28,8 +29,8 @@ const MAX_UNWRITTEN: usize = 1 << 20;
 const MAX_UNSTORED: usize = 1 << 16;
 /// After so many reads without a pause the time is looked at.
 const READS_PER_LOOK: u64 = 256;
-/// How long the goodbye may take: DISCONNECT, and the broker closing its side.
-pub(super) const GOODBYE: Duration = Duration::from_secs(1);
+/// How long a broker may be silent at the goodbye before it closes its side.
+pub(super) const GOODBYE: Duration = Duration::from_secs(2);
 
 pub(super) struct Connection<'a> {
     driver: &'a Driver,
@@ -410,10 +411,15 @@ impl<'a> Connection<'a> {
             out.extend_from_slice(&packet::DISCONNECT);
         }
         let bytes = std::mem::take(out);
-        match timeout(GOODBYE, transport::close(&mut *self.stream, &bytes)).await {
+        // What it has not read when we go is lost with the connection, so a busy broker gets what is left of the grace.
+        let now = Instant::now();
+        let end = self.grace.unwrap_or(now).max(now + GOODBYE);
+        match timeout_at(end, transport::close(&mut *self.stream, &bytes, GOODBYE)).await {
             Ok(Ok(())) => info!(source = self.driver.name, "disconnected from the MQTT broker"),
-            Ok(Err(error)) => debug!(source = self.driver.name, %error, "the broker closed first"),
-            Err(_) => debug!(source = self.driver.name, "the broker does not close its side"),
+            Ok(Err(error)) if error.kind() != ErrorKind::TimedOut => {
+                debug!(source = self.driver.name, %error, "the broker closed first")
+            }
+            _ => debug!(source = self.driver.name, "the broker does not close its side"),
         }
     }
 

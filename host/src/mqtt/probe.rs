@@ -97,7 +97,7 @@ impl Probe {
 
     /// DISCONNECT, and the end of the connection. What goes wrong with that changes nothing.
     pub async fn goodbye(mut self) {
-        let _ = timeout(GOODBYE, transport::close(&mut *self.stream, &DISCONNECT)).await;
+        let _ = timeout(GOODBYE, transport::close(&mut *self.stream, &DISCONNECT, GOODBYE)).await;
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), MqttError> {

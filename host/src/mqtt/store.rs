@@ -155,7 +155,7 @@ impl Store {
 }
 
 fn database(path: &Path) -> Result<Database, redb::DatabaseError> {
-    Database::builder().set_cache_size(CACHE).create(path)
+    state_dir::make_whole(path, |path| Database::builder().set_cache_size(CACHE).create(path))
 }
 
 fn load(database: &Database, owner: &str) -> Result<Stored, redb::Error> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
 
 use super::websocket;
 use crate::config::Mqtt;
@@ -75,13 +76,17 @@ pub(super) fn explain(error: MqttError, settings: &Mqtt) -> MqttError {
 }
 
 /// Writes the `last` bytes and closes without loss: a socket that is closed with unread bytes resets the connection, and then the
-/// broker may not see what was written.
-pub(super) async fn close(stream: &mut dyn Stream, last: &[u8]) -> io::Result<()> {
-    stream.write_all(last).await?;
-    stream.flush().await?;
-    stream.shutdown().await?;
+/// broker may not see what was written. A broker that is busy sends what it has before it reads that, so it is waited for until
+/// nothing has come from it for as long as `silence`.
+pub(super) async fn close(stream: &mut dyn Stream, last: &[u8], silence: Duration) -> io::Result<()> {
+    let write = async {
+        stream.write_all(last).await?;
+        stream.flush().await?;
+        stream.shutdown().await
+    };
+    timeout(silence, write).await??;
     let mut rest = [0; 4096];
-    while stream.read(&mut rest).await? > 0 {}
+    while timeout(silence, stream.read(&mut rest)).await?? > 0 {}
     Ok(())
 }
 

@@ -13,13 +13,14 @@ mod v5;
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use rivven_integration_tests::config::{self, TOPIC};
 use rivven_integration_tests::guests;
 use rivven_integration_tests::host::Host;
 use rivven_integration_tests::jsonl::Line;
 use rivven_integration_tests::rivven::Rivven;
 use rivven_integration_tests::scripted::Scripted;
-use rumqttc::QoS;
+use rumqttc::{Packet, QoS};
 use serde_json::{Value, json};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -74,6 +75,32 @@ async fn connects_subscribes_and_says_goodbye() {
         session.closed().await.unwrap();
     });
     assert_eq!(status.unwrap().code(), Some(0));
+}
+
+/// Sections 4.3.2 and 3.14: what a broker has not read when the connection is reset it sends again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_broker_is_waited_for_at_the_goodbye() {
+    let broker = Scripted::listen().await.unwrap();
+    let mut host = start(persistent_source(&broker, "at_least_once"));
+    let (mut session, ..) = broker.accept_fresh().await.unwrap();
+    session.publish_many(QoS::AtLeastOnce, 3, "a/1", b"x").await.unwrap();
+    host.wait_for_ledger("three are committed", TIMEOUT, |ledger| ledger.committed == 3).await.unwrap();
+    host.signal(Signal::SIGTERM).unwrap();
+    host.wait_for_log("shutting down", TIMEOUT).await.unwrap();
+    // It has something to send for longer than a silent one is waited for, and reads only then.
+    let mut turn = tokio::time::interval(A_WHILE);
+    for id in 10..20 {
+        turn.tick().await;
+        session.publish(QoS::AtLeastOnce, id, "a/1", b"y").await.unwrap();
+    }
+    for id in 1..=3 {
+        session.puback(id).await.unwrap();
+    }
+    // What still came before the host has stopped reading is acknowledged too.
+    while session.receive().await.unwrap() != Packet::Disconnect {}
+    session.closed().await.unwrap();
+    drop(session);
+    assert_eq!(host.ended().await.unwrap().code(), Some(0));
 }
 
 /// Sections 4.3.2 and 3.14: the goodbye comes after the acknowledgements.
