@@ -8,13 +8,19 @@ PYTHON := $(TARGET)/python
 PYTHON_EXAMPLES := $(patsubst guest/examples/python-%/plugin.py,$(PYTHON)/example_python_%.wasm,$(wildcard guest/examples/python-*/plugin.py))
 GUESTS := --profile plugin --locked -p 'example-*' -p 'hostile-*' -p bench-guest
 
-.PHONY: help test demo run build guests bench audit lint clean config tools mosquitto
+.PHONY: help test faults soak demo run build guests bench audit lint clean config tools mosquitto
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: guests build ## Run all tests, against a broker container where a Docker engine answers
 	cargo test --workspace --locked
+
+faults: guests build ## Run the fault campaigns in full (40 minutes) and write host/docs/faults.md
+	$(TARGET)/debug/faults
+
+soak: guests build ## Run mixed faults for MINUTES=60 and write host/docs/faults.md
+	$(TARGET)/debug/faults soak --minutes $(or $(MINUTES),60)
 
 demo: guests build ## Show it: broker, fleet, plugin and Rivven in one process, for less than a minute
 	$(TARGET)/debug/examples/demo

@@ -1,5 +1,6 @@
 //! The real binary, run as a user runs it.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
@@ -21,17 +22,23 @@ const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The host's own grace is 10 s by default.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The target folder: the test executables are in its `debug/deps`.
+/// The folder of the programs: the executables of tests are in its `deps`, other programs in it.
+fn programs() -> Result<PathBuf> {
+    let this = std::env::current_exe()?;
+    let folder = this.parent().context("a program without a folder")?;
+    let above = folder.parent().filter(|_| folder.ends_with("deps"));
+    Ok(above.unwrap_or(folder).to_owned())
+}
+
+/// The target folder: the programs are in its `debug`.
 pub fn target() -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let folder = test.ancestors().nth(3).context("a test executable outside a target folder")?;
-    Ok(folder.to_owned())
+    let folder = programs()?;
+    Ok(folder.parent().context("a program outside a target folder")?.to_owned())
 }
 
 /// A program of this workspace, built by `cargo build --workspace --all-targets`.
 pub fn program(name: &str) -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let path = test.ancestors().nth(2).unwrap_or(Path::new(".")).join(name);
+    let path = programs()?.join(name);
     if !path.is_file() {
         bail!("no program {}: build it with `make build`", path.display());
     }
@@ -57,9 +64,17 @@ pub async fn run(arguments: &[&str], folder: &Path) -> Result<Output> {
 pub struct Host {
     process: Process,
     http: u16,
+    start: Start,
+    folder: TempDir,
+}
+
+/// How the program is started, each time.
+#[derive(Debug, Default)]
+struct Start {
     options: Vec<String>,
     variables: Vec<(String, String)>,
-    folder: TempDir,
+    /// A command that becomes the program, which follows it.
+    wrapper: Vec<String>,
 }
 
 impl Host {
@@ -70,6 +85,19 @@ impl Host {
 
     /// As [`Host::start`], with more options for `run`.
     pub fn start_with(config: &Value, options: &[&str]) -> Result<Self> {
+        let options = options.iter().map(|&option| option.to_owned()).collect();
+        Self::start_as(config, Start { options, ..Start::default() })
+    }
+
+    /// As [`Host::start`], through a command that becomes the program that follows it, and with more variables in the
+    /// environment. The command finds the folder to change to in `FOLDER`.
+    pub fn start_under(config: &Value, wrapper: &[&str], variables: &[(&str, &str)]) -> Result<Self> {
+        let variables = variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
+        Self::start_as(config, Start { variables, wrapper, ..Start::default() })
+    }
+
+    fn start_as(config: &Value, start: Start) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let http = free_port()?;
         let mut config = config.clone();
@@ -78,8 +106,7 @@ impl Host {
             config["settings"]["state_dir"] = "state".into();
         }
         fs::write(folder.path().join("config.yaml"), serde_json::to_string_pretty(&config)?)?;
-        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
-        Self::spawn(folder, http, options, Vec::new())
+        Self::spawn(folder, http, start)
     }
 
     /// Starts a host with one source from the text of a configuration without `settings`, once `prepare` has put what it
@@ -90,7 +117,7 @@ impl Host {
         prepare(folder.path())?;
         let settings = format!("\nsettings: {{state_dir: state, http: {{listen: \"127.0.0.1:{http}\"}}}}\n");
         fs::write(folder.path().join("config.yaml"), format!("{text}{settings}"))?;
-        Self::spawn(folder, http, Vec::new(), Vec::new())
+        Self::spawn(folder, http, Start::default())
     }
 
     /// Starts a host from a text to which nothing is added, so that its HTTP address is the default one, which may be
@@ -103,17 +130,12 @@ impl Host {
         let text = prepare(folder.path())?;
         fs::write(folder.path().join("config.yaml"), text)?;
         let variables = variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
-        Self::spawn(folder, 9091, Vec::new(), variables)
+        Self::spawn(folder, 9091, Start { variables, ..Start::default() })
     }
 
-    fn spawn(
-        folder: TempDir,
-        http: u16,
-        options: Vec<String>,
-        variables: Vec<(String, String)>,
-    ) -> Result<Self> {
-        let process = spawn(folder.path(), &options, &variables)?;
-        Ok(Host { process, http, options, variables, folder })
+    fn spawn(folder: TempDir, http: u16, start: Start) -> Result<Self> {
+        let process = spawn(folder.path(), &start)?;
+        Ok(Host { process, http, start, folder })
     }
 
     /// Starts it again with the same configuration, state and port, after it has ended.
@@ -121,7 +143,7 @@ impl Host {
         if self.process.status()?.is_none() {
             bail!("the host still runs");
         }
-        self.process = spawn(self.folder.path(), &self.options, &self.variables)?;
+        self.process = spawn(self.folder.path(), &self.start)?;
         Ok(())
     }
 
@@ -277,14 +299,17 @@ impl Host {
     }
 }
 
-fn spawn(folder: &Path, options: &[String], variables: &[(String, String)]) -> Result<Process> {
+fn spawn(folder: &Path, start: &Start) -> Result<Process> {
     let append = |name: &str| File::options().create(true).append(true).open(folder.join(name));
-    let child = Command::new(program("rivven-mqtt")?)
+    let mut words = start.wrapper.iter().map(OsString::from).chain([program("rivven-mqtt")?.into()]);
+    let child = Command::new(words.next().unwrap_or_default())
+        .args(words)
         .args(["run", "-c", "config.yaml"])
-        .args(options)
+        .args(&start.options)
         .current_dir(folder)
         .env_remove("RUST_LOG")
-        .envs(variables.iter().map(|(name, value)| (name, value)))
+        .env("FOLDER", folder)
+        .envs(start.variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(append("stdout")?)
         .stderr(append("log")?)

@@ -2,8 +2,6 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
@@ -18,6 +16,8 @@ use testcontainers::core::client::docker_client_instance;
 use testcontainers::runners::{AsyncBuilder, AsyncRunner};
 use testcontainers::{GenericBuildableImage, GenericImage};
 use tokio::sync::OnceCell;
+
+use crate::packages::{self, say};
 
 /// Names an image to use instead: `NAME` or `NAME:TAG`, with mosquitto 2 as `/usr/sbin/mosquitto`.
 pub const IMAGE_VARIABLE: &str = "RIVVEN_MQTT_BROKER_IMAGE";
@@ -154,29 +154,8 @@ fn mosquitto() -> Result<PathBuf> {
     if let Ok(program) = installed_mosquitto() {
         return Ok(program);
     }
-    if is_root() {
-        say(format_args!("broker: installing mosquitto with apt-get"));
-        for arguments in
-            [&["update", "-qq"][..], &["install", "-qq", "-y", "--no-install-recommends", "mosquitto"]]
-        {
-            let status = Command::new("apt-get")
-                .args(arguments)
-                // The package would start a broker of its own.
-                .env("RUNLEVEL", "1")
-                .env("DEBIAN_FRONTEND", "noninteractive")
-                .stdout(std::process::Stdio::null())
-                .status();
-            if !status.is_ok_and(|status| status.success()) {
-                break;
-            }
-        }
-    }
+    packages::install("mosquitto");
     installed_mosquitto()
-}
-
-/// Whether this process may install something, where that can be told.
-fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 
 fn installed_mosquitto() -> Result<PathBuf> {
@@ -220,9 +199,4 @@ async fn reap(docker: &Docker) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Prints a line past the test harness, which would keep the output of tests that pass.
-fn say(line: std::fmt::Arguments<'_>) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -5,9 +5,11 @@
 //! the test panics. Fixtures return errors and never skip: what is missing is named, with the command that provides it.
 
 pub mod broker;
+pub mod campaign;
 pub mod certs;
 pub mod client;
 pub mod config;
+pub mod fault_proxy;
 pub mod guests;
 pub mod host;
 pub mod http;
@@ -16,6 +18,7 @@ pub mod jsonl;
 pub mod link;
 pub mod markdown;
 pub mod net;
+pub mod packages;
 pub mod peer;
 pub mod process;
 pub mod proxy;

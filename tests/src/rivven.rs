@@ -81,6 +81,11 @@ impl Rivven {
         Ok(Rivven { process: None, port: free_port()?, api_port: free_port()?, folder })
     }
 
+    /// The port of 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// `127.0.0.1:PORT`; stays the same over a restart.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)

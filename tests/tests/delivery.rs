@@ -1,4 +1,4 @@
-//! Nothing is lost, whatever is killed, stopped or restarted.
+//! Nothing is lost when Rivven or the host stop. What is killed and restarted again and again is in `faults.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,72 +53,6 @@ fn persistent_source(broker: &Broker) -> Value {
     let mut source = config::source(&broker.url(), &["fleet/#"]);
     config::persistent(&mut source, CLIENT);
     source
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_host_loses_nothing() {
-    const COUNT: u64 = 10_000;
-    let broker = Broker::setup().line("max_inflight_messages 500").start().await.unwrap();
-    let rivven = Rivven::launch().await.unwrap();
-    let mut host = Host::start(&config::with_source(&rivven, persistent_source(&broker))).unwrap();
-    host.ready().await.unwrap();
-
-    let port = broker.port();
-    let publisher = tokio::spawn(async move { publish(port, QoS::AtLeastOnce, numbered(0..COUNT)).await });
-    host.wait_for_ledger("2,000 are committed", TIMEOUT, |ledger| ledger.committed >= 2_000).await.unwrap();
-    host.kill().await.unwrap();
-    let before = rivven.count(TOPIC).await.unwrap();
-    assert!((2_000..COUNT).contains(&before), "{before} records are not the middle");
-    publisher.await.unwrap().unwrap();
-    let acknowledged = pubacks(&broker).await;
-    assert!((1..=before).contains(&acknowledged), "{acknowledged} PUBACKs for {before} records");
-
-    host.restart().unwrap();
-    let found = all_of(&rivven, 0..COUNT).await;
-    assert_eq!(found.len() as u64, COUNT);
-    // What was written and not yet acknowledged comes twice; what was acknowledged comes once.
-    let once = found.values().filter(|count| **count == 1).count() as u64;
-    assert!(once >= acknowledged, "{once} messages came once, {acknowledged} had been acknowledged");
-    assert!(found.values().all(|count| *count <= 2), "a message came more than twice");
-    assert_eq!(host.terminate().await.unwrap().code(), Some(0));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn after_a_broker_restart_a_clean_session_subscribes_again() {
-    let mut broker = Broker::launch().await.unwrap();
-    let rivven = Rivven::launch().await.unwrap();
-    let mut host =
-        Host::start(&config::with_source(&rivven, config::source(&broker.url(), &["fleet/#"]))).unwrap();
-    host.ready().await.unwrap();
-    publish(broker.port(), QoS::AtLeastOnce, numbered(0..10)).await.unwrap();
-    all_of(&rivven, 0..10).await;
-
-    broker.stop().await.unwrap();
-    host.not_ready("mqtt").await.unwrap();
-    broker.start().await.unwrap();
-    host.ready().await.unwrap();
-    publish(broker.port(), QoS::AtLeastOnce, numbered(10..20)).await.unwrap();
-    let found = all_of(&rivven, 0..20).await;
-    assert!(found.values().all(|count| *count == 1), "{found:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn after_a_broker_restart_a_persistent_session_goes_on() {
-    let mut broker = Broker::launch().await.unwrap();
-    let rivven = Rivven::launch().await.unwrap();
-    let mut host = Host::start(&config::with_source(&rivven, persistent_source(&broker))).unwrap();
-    host.ready().await.unwrap();
-    publish(broker.port(), QoS::AtLeastOnce, numbered(0..10)).await.unwrap();
-    all_of(&rivven, 0..10).await;
-
-    broker.stop().await.unwrap();
-    host.not_ready("mqtt").await.unwrap();
-    broker.start().await.unwrap();
-    // Before the host is back too: the session keeps them.
-    publish(broker.port(), QoS::AtLeastOnce, numbered(10..510)).await.unwrap();
-    host.ready().await.unwrap();
-    publish(broker.port(), QoS::AtLeastOnce, numbered(510..520)).await.unwrap();
-    all_of(&rivven, 0..520).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
