@@ -31,6 +31,7 @@ use crate::error::HostError;
 use crate::metrics::SourceMetrics;
 use crate::plugin::PluginHost;
 use crate::sink::{Discard, FileSink, RivvenSink, Sink};
+use crate::state_dir;
 use crate::status::Status;
 
 pub(crate) use self::load::try_load;
@@ -74,6 +75,8 @@ pub struct Host {
     shutdown: watch::Sender<bool>,
     reload: Reload,
     sink: Arc<dyn Sink>,
+    /// `state_dir` is ours for as long as this lives.
+    _state: Option<state_dir::Lock>,
 }
 
 impl Host {
@@ -82,11 +85,16 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// When a plugin cannot be loaded, the sink cannot be opened, or a thread cannot be started.
+    /// When another host uses the state folder, a plugin cannot be loaded, the sink cannot be opened, or a thread cannot be
+    /// started.
     pub async fn start(config: Config, sink: SinkKind) -> Result<Self, HostError> {
-        let (config, plugins) = tokio::task::spawn_blocking(move || {
+        let (config, state, plugins) = tokio::task::spawn_blocking(move || {
+            let state = match config.sources.values().any(keeps_state) {
+                true => state_dir::lock(&config.settings.state_dir)?,
+                false => None,
+            };
             let plugins = load::load_all(&config)?;
-            Ok::<_, HostError>((config, plugins))
+            Ok::<_, HostError>((config, state, plugins))
         })
         .await
         .map_err(HostError::Panicked)??;
@@ -99,6 +107,7 @@ impl Host {
             shutdown,
             reload: Reload::new(),
             sink,
+            _state: state,
         };
         for ((name, source), ready) in config.sources.into_iter().zip(plugins) {
             host.start_source(name, source, ready, &config.settings)?;
@@ -109,6 +118,11 @@ impl Host {
     /// The sources, for metrics and readiness.
     pub fn sources(&self) -> &[SourceHandle] {
         &self.sources
+    }
+
+    /// The sink of all sources, for metrics.
+    pub fn sink(&self) -> Arc<dyn Sink> {
+        self.sink.clone()
     }
 
     /// What has the plugins loaded again while it runs.
@@ -148,6 +162,11 @@ impl Host {
         }
         result
     }
+}
+
+/// Whether a source has anything in the state folder.
+fn keeps_state(source: &Source) -> bool {
+    !source.mqtt.clean_session || !source.plugins.is_empty()
 }
 
 /// Opens the sink of all sources.

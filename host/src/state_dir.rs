@@ -1,9 +1,16 @@
-//! The folder of what must survive a restart.
+//! The folder of what must survive a restart: made for this user only, and used by one host at a time.
 
-use std::fs::DirBuilder;
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{DirBuilder, File, Metadata, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use tracing::warn;
+
+use crate::error::HostError;
+
+/// Locked by the host that uses the folder, and holds the number of its process.
+const LOCK: &str = "lock";
 
 /// Makes `folder`, and what is missing above it, for this user only. One that is there already stays as it is.
 pub(crate) fn create(folder: &Path) -> io::Result<()> {
@@ -41,12 +48,93 @@ pub(crate) fn make_whole<T, E: From<io::Error>>(
     Ok(made)
 }
 
+/// What others than the owner may do with a file or a folder: the mode, when that is anything.
+pub(crate) fn open_to_others(metadata: &Metadata) -> Option<u32> {
+    let mode = metadata.mode() & 0o777;
+    (mode & 0o077 != 0).then_some(mode)
+}
+
+/// That a folder is this host's. The system lets go of it when the process ends, however it ends.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+/// Takes `folder` for this host, and makes it where it is missing. `None`, with a warning, where no file can be locked in it:
+/// whoever has to keep something there says what does not work.
+///
+/// # Errors
+/// Another host has it.
+pub(crate) fn lock(folder: &Path) -> Result<Option<Lock>, HostError> {
+    let taken = create(folder).and_then(|()| {
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).open(folder.join(LOCK))
+    });
+    let locked = match taken {
+        Err(error) => Err(error),
+        Ok(mut file) => match file.try_lock() {
+            Ok(()) => sign(&mut file).map(|()| Lock { _file: file }),
+            Err(TryLockError::WouldBlock) => {
+                let mut process = String::new();
+                // The other host may be about to write its number.
+                let _ = file.take(20).read_to_string(&mut process);
+                let process = process.trim().parse().ok();
+                return Err(HostError::StateInUse { folder: folder.to_owned(), process });
+            }
+            Err(TryLockError::Error(error)) => Err(error),
+        },
+    };
+    match locked {
+        Ok(lock) => Ok(Some(lock)),
+        Err(error) => {
+            warn!(folder = %folder.display(), %error, "settings.state_dir cannot be locked against a second host");
+            Ok(None)
+        }
+    }
+}
+
+fn sign(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn the_folder_is_for_one_host() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = base.path().join("deep/state");
+        let held = lock(&folder).unwrap().unwrap();
+        assert_eq!(fs::metadata(folder.join(LOCK)).unwrap().mode() & 0o777, 0o600);
+        let error = lock(&folder).unwrap_err().to_string();
+        let process = std::process::id();
+        assert!(error.contains(&folder.display().to_string()), "{error}");
+        assert!(error.contains(&format!("process {process}")), "{error}");
+        drop(held);
+        // What was in it does not matter.
+        fs::write(folder.join(LOCK), "a longer text than the number of a process").unwrap();
+        let _held = lock(&folder).unwrap().unwrap();
+        assert_eq!(fs::read_to_string(folder.join(LOCK)).unwrap(), format!("{process}\n"));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_locked_is_gone_without() {
+        let base = tempfile::tempdir().unwrap();
+        let file = base.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(lock(&file.join("below")).unwrap().is_none());
+        for (mode, expected) in [(0o700, None), (0o600, None), (0o640, Some(0o640)), (0o701, Some(0o701))] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(open_to_others(&fs::metadata(&file).unwrap()), expected);
+        }
+    }
 
     #[test]
     fn a_source_name_makes_a_file_name() {

@@ -12,6 +12,7 @@ use super::keys::{ROOT, SINGLE};
 use super::problem::{Problems, START};
 use super::read::{Context, Field, Section, World, prepare};
 use super::source::{read_limits, read_source};
+use super::syntax::replace_variables;
 use super::yaml::{Node, Value, parse};
 use super::{Broker, Config, Credentials, Http, Limits, Problem, Secret, Settings, Source, keys, url};
 use crate::error::ConfigError;
@@ -31,8 +32,29 @@ const SINGLE_SOURCE: &str = "mqtt-source";
 pub fn load(file: &Path, needs_broker: bool) -> Result<Config, ConfigError> {
     let bytes = std::fs::read(file).map_err(|source| ConfigError::Read { file: file.into(), source })?;
     let world = World { variable: &|name| std::env::var(name).ok(), read: &read_start };
-    read(&bytes, file.parent().unwrap_or(Path::new("")), needs_broker, &world)
-        .map_err(|problems| ConfigError::Invalid { file: file.into(), problems })
+    let config = read(&bytes, file.parent().unwrap_or(Path::new("")), needs_broker, &world)
+        .map_err(|problems| ConfigError::Invalid { file: file.into(), problems })?;
+    let has_password = tree(&bytes).is_ok_and(|root| has_password(&root));
+    Ok(Config { password_file: has_password.then(|| file.into()), ..config })
+}
+
+/// Whether a password stands in the text itself, be it as the default of a variable.
+fn has_password(node: &Node) -> bool {
+    let is_literal = |node: &Node| match &node.value {
+        Value::Scalar(scalar) => match replace_variables(&scalar.text, &|_| None) {
+            Ok(None) => !scalar.is_null() && !scalar.text.is_empty(),
+            Ok(Some(defaults)) => !defaults.is_empty(),
+            Err(_) => false,
+        },
+        _ => false,
+    };
+    match &node.value {
+        Value::Scalar(_) => false,
+        Value::Sequence(nodes) => nodes.iter().any(has_password),
+        Value::Mapping(entries) => entries
+            .iter()
+            .any(|entry| entry.key == "password" && is_literal(&entry.node) || has_password(&entry.node)),
+    }
 }
 
 /// The limits of a plugin in `text`: JSON, or YAML, with the keys of `limits` in the configuration. For the command line.
@@ -147,7 +169,7 @@ fn read_root(context: &Context<'_>, root: &Node, needs_broker: bool) -> Option<C
     let settings = read_settings(context, &section);
     // Any `None` in here has left a problem.
     let sources = sources.into_iter().map(|(name, source)| Some((name, source?))).collect::<Option<_>>()?;
-    Some(Config { broker, sources, settings: settings? })
+    Some(Config { broker, sources, settings: settings?, password_file: None })
 }
 
 /// The name of a source is a label of its metrics and the name of its state.

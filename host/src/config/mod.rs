@@ -56,6 +56,8 @@ pub struct Config {
     pub sources: BTreeMap<String, Source>,
     /// What belongs to the process.
     pub settings: Settings,
+    /// The file that it was read from, where that holds a password itself and not the name of a variable.
+    pub password_file: Option<PathBuf>,
 }
 
 /// Process-wide settings.

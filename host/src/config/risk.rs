@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Config, Mqtt, Plugin, Tls};
 use crate::message::QoS;
+use crate::state_dir;
 
 /// So many unacknowledged messages and more do not limit the rate: with fewer, it is the window divided by the time of a commit.
 const WIDE_WINDOW: usize = 100;
@@ -48,6 +49,21 @@ impl Config {
             let what = format!(
                 "{} is in memory: what has to survive a restart is gone when the machine restarts; choose a folder on a disk",
                 self.settings.state_dir.display()
+            );
+            risks.push(risk("settings.state_dir", what));
+        }
+        if let Some((file, mode)) = self.password_file.as_deref().and_then(open_to_others) {
+            let what = format!(
+                "stands in {0}, which is open to others than its owner (mode {mode:03o}): chmod 600 {0}, or write \
+                 ${{VARIABLE}} there",
+                file.display()
+            );
+            risks.push(risk("password", what));
+        }
+        if let Some((folder, mode)) = open_to_others(&self.settings.state_dir) {
+            let what = format!(
+                "{0} is open to others than its owner (mode {mode:03o}): chmod 700 {0}",
+                folder.display()
             );
             risks.push(risk("settings.state_dir", what));
         }
@@ -102,22 +118,17 @@ fn tls_risks(tls: &Tls, keys: &TlsKeys, server: &str) -> Vec<Risk> {
         let what = format!("is true: any server is taken for {server}; set ca_cert instead");
         risks.push(risk(keys.skip, what));
     }
-    if let Some(path) = tls.client_key.as_deref().filter(|path| is_readable_by_others(path)) {
-        let what = format!("{0} is readable by every user of this machine: chmod o-rwx {0}", path.display());
+    if let Some((path, mode)) = tls.client_key.as_deref().and_then(open_to_others) {
+        let what =
+            format!("{0} is open to others than its owner (mode {mode:03o}): chmod 600 {0}", path.display());
         risks.push(risk(keys.key, what));
     }
     risks
 }
 
-#[cfg(unix)]
-fn is_readable_by_others(file: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(file).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
-}
-
-#[cfg(not(unix))]
-fn is_readable_by_others(_: &Path) -> bool {
-    false
+/// The path and its mode, if it is there and open to others than its owner.
+fn open_to_others(path: &Path) -> Option<(&Path, u32)> {
+    Some((path, state_dir::open_to_others(&std::fs::metadata(path).ok()?)?))
 }
 
 /// Whether a folder, or the nearest one above it that is there, lies in a file system in memory.

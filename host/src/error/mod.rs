@@ -11,6 +11,8 @@ mod plugin;
 mod sink;
 mod tls;
 
+use std::path::PathBuf;
+
 use tokio::task::JoinError;
 
 pub use config::{ConfigError, HttpError, JsonlError};
@@ -40,6 +42,18 @@ pub enum HostError {
     /// The sink is Rivven, and the configuration does not say where Rivven is.
     #[error("the configuration has no `broker`: say where Rivven is, or choose another sink with `--sink`")]
     NoBroker,
+    /// Another host uses the state folder: both would take each other's sessions and state.
+    #[error(
+        "the state folder {} is in use by another host{}: end that one, or give this one a `settings.state_dir` of its own",
+        folder.display(),
+        process.map(|process| format!(" (process {process})")).unwrap_or_default()
+    )]
+    StateInUse {
+        /// The folder.
+        folder: PathBuf,
+        /// The other host's process, if it is known.
+        process: Option<u32>,
+    },
     /// The MQTT side of a source has failed for good.
     #[cfg(feature = "mqtt")]
     #[error("source {name}")]

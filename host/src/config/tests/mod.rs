@@ -337,10 +337,57 @@ fn a_key_that_others_can_read_is_told() {
         .sources
         .values_mut()
         .for_each(|source| source.mqtt.tls.as_mut().unwrap().client_key = Some(key.clone()));
-    for (mode, told) in [(0o600, false), (0o640, false), (0o644, true), (0o604, true)] {
+    for (mode, told) in [(0o600, false), (0o400, false), (0o640, true), (0o644, true), (0o604, true)] {
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
         let risks = config.risks();
         assert_eq!(risks.iter().any(|risk| risk.key == "config.tls.client_key"), told, "{mode:o}: {risks:?}");
+    }
+}
+
+#[test]
+fn a_file_with_a_password_that_others_can_read_is_told() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("iot.yaml");
+    let auth = |password: &str| single(&format!("  auth: {{username: u, password: {password}}}\n"), "");
+    for (text, mode, told) in [
+        (auth("hunter2"), 0o600, false),
+        (auth("hunter2"), 0o640, true),
+        (auth("hunter2"), 0o604, true),
+        (auth("\"${PATH}\""), 0o644, false),
+        (auth("\"${NEVER_SET:-}\""), 0o644, false),
+        (auth("\"${NEVER_SET:-hunter2}\""), 0o644, true),
+        (auth("\"$${hunter2\""), 0o644, true),
+        (
+            single("", "broker: {bootstrap_servers: ['h:1'], auth: {username: u, password: hunter2}}"),
+            0o644,
+            true,
+        ),
+        (single("", ""), 0o644, false),
+    ] {
+        std::fs::write(&file, &text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let risks = load(&file, true).unwrap().risks();
+        let found: Vec<_> = risks.iter().filter(|risk| risk.key == "password").collect();
+        assert_eq!(found.len(), usize::from(told), "{mode:o} {text}: {risks:?}");
+        for risk in found {
+            assert!(risk.what.contains(&format!("chmod 600 {}", file.display())), "{risk}");
+            assert!(!risk.what.contains("hunter2"), "{risk}");
+        }
+    }
+}
+
+#[test]
+fn a_state_dir_that_others_can_read_is_told() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = load_text(&single("", ""));
+    config.settings.state_dir = folder.path().to_owned();
+    for (mode, told) in [(0o700, false), (0o750, true), (0o755, true), (0o701, true)] {
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        let risks = config.risks();
+        let text = format!("chmod 700 {}", folder.path().display());
+        assert_eq!(risks.iter().any(|risk| risk.what.ends_with(&text)), told, "{mode:o}: {risks:?}");
     }
 }
 
