@@ -3,12 +3,14 @@
 //! Written here and not by a registry of shared counters, because the counts of a source have to be of one moment, or the loss
 //! equation would not balance in a scrape.
 
+mod link;
 mod plugins;
 
 use std::fmt::{Display, Write};
 
 use crate::metrics::Snapshot;
 use crate::plugin::PluginSample;
+use crate::sink::SinkSample;
 
 /// What `Content-Type` says of a [`render`]ed page.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -25,6 +27,9 @@ pub struct Sample<'a> {
     /// What its plugins have used and reported.
     pub plugins: Vec<PluginSample>,
 }
+
+/// One series: its labels beside `source`, and its value.
+type Series<'a> = (Vec<(&'a str, &'a str)>, f64);
 
 /// A metric of every source: its name after `rivven_mqtt_`, its type, what it means, and where it is in a sample.
 type Family = (&'static str, &'static str, &'static str, fn(&Sample<'_>) -> f64);
@@ -124,13 +129,59 @@ const FAMILIES: &[Family] = &[
         "Records that the sink has committed, dead letters included",
         |s| s.counts.records_written as f64,
     ),
-    ("source_sink_retries_total", "counter", "Writes that the sink had to repeat", |s| {
+    ("source_sink_retries_total", "counter", "Records that the sink had to write again", |s| {
         s.counts.sink_retries as f64
+    }),
+    (
+        "source_last_commit_timestamp_seconds",
+        "gauge",
+        "When a message was last committed or dead-lettered, in seconds since the Unix epoch; 0 before the first",
+        |s| s.counts.last_commit,
+    ),
+    (
+        "source_oldest_unacknowledged_seconds",
+        "gauge",
+        "How long the oldest message has been in the host that is not acknowledged; 0 if there is none",
+        |s| s.counts.link.oldest.as_secs_f64(),
+    ),
+    (
+        "source_unacknowledged",
+        "gauge",
+        "Messages of the present connection that are not acknowledged: unsettled, or behind one that is",
+        |s| s.counts.link.unacknowledged as f64,
+    ),
+    ("source_window_messages", "gauge", "Messages that may be in flight: max_inflight", |s| {
+        s.counts.link.window as f64
+    }),
+    ("source_in_flight_bytes", "gauge", "Bytes of the topics and payloads in flight", |s| {
+        s.counts.link.in_flight_bytes as f64
+    }),
+    (
+        "source_store_failures_total",
+        "counter",
+        "Times that the state of a persistent session could not be made durable",
+        |s| s.counts.store_failures as f64,
+    ),
+];
+
+/// A metric of the sink of all sources.
+type OfSink = (&'static str, &'static str, &'static str, fn(SinkSample) -> u64);
+
+const OF_SINK: &[OfSink] = &[
+    ("sink_connections", "gauge", "Open connections to Rivven", |sink| sink.connections),
+    (
+        "sink_failing",
+        "gauge",
+        "Parts of the sink whose last attempt failed: writers to Rivven and what finds topics there, or the output",
+        |sink| sink.failing,
+    ),
+    ("sink_failures_total", "counter", "Attempts of the sink that failed and are made again", |sink| {
+        sink.failures
     }),
 ];
 
-/// The page for these sources.
-pub fn render(samples: &[Sample<'_>]) -> String {
+/// The page for these sources and the sink of all of them.
+pub fn render(samples: &[Sample<'_>], sink: SinkSample) -> String {
     let mut page = Page::default();
     for (name, kind, help, value) in FAMILIES {
         page.family(name, kind, help);
@@ -138,7 +189,12 @@ pub fn render(samples: &[Sample<'_>]) -> String {
             page.line(name, &[("source", sample.source)], value(sample));
         }
     }
+    link::render(&mut page, samples);
     plugins::render(&mut page, samples);
+    for (name, kind, help, value) in OF_SINK {
+        page.family(name, kind, help);
+        page.line(name, &[], value(sink));
+    }
     page.0
 }
 
@@ -157,7 +213,7 @@ impl Page {
             let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
             let _ = write!(self.0, "{}{label}=\"{text}\"", if index == 0 { '{' } else { ',' });
         }
-        let _ = writeln!(self.0, "}} {value}");
+        let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
     }
 }
 
@@ -185,8 +241,8 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::config::Limits;
-    use crate::message::Tally;
-    use crate::metrics::{Ledger, MqttSourceMetricsSnapshot};
+    use crate::message::{QoS, Tally};
+    use crate::metrics::{Ledger, LinkSnapshot, MqttSourceMetricsSnapshot, Subscription};
     use crate::plugin::{BUCKETS, Histogram, PluginHost};
 
     /// Has the page read by a parser of the format, and returns its series by name and labels.
@@ -220,9 +276,23 @@ pub(crate) mod tests {
                 batch_count: 4,
                 ..MqttSourceMetricsSnapshot::default()
             },
+            link: LinkSnapshot {
+                reconnects: vec![("login", 2), ("ping", 0)],
+                subscriptions: vec![
+                    ("x/#".into(), Subscription::Granted(QoS::ExactlyOnce)),
+                    ("y".into(), Subscription::Refused),
+                    ("z \"".into(), Subscription::Unanswered),
+                ],
+                window: 1_000,
+                unacknowledged: 20,
+                in_flight_bytes: 300,
+                oldest: Duration::from_millis(1_500),
+            },
             plugin_seconds: 0.25,
             sink_retries: 7,
             quarantined: 1,
+            last_commit: 1_764_403_200.5,
+            store_failures: 1,
             ..Snapshot::default()
         };
         let host = PluginHost::named("a", "p", &Limits { memory: 3 << 20, ..Limits::default() });
@@ -237,10 +307,12 @@ pub(crate) mod tests {
         let mut histogram = Histogram { sum: 2.5, ..Histogram::default() };
         (histogram.counts[0], histogram.counts[3], histogram.counts[BUCKETS.len()]) = (1, 2, 4);
         values.histograms.insert("size".into(), histogram);
-        let page = render(&[
+        let sink = SinkSample { connections: 4, failing: 2, failures: 8 };
+        let samples = [
             Sample { source: "a", counts, ready: true, plugins: vec![plugin] },
             Sample { source: "b", counts: Snapshot::default(), ready: false, plugins: vec![] },
-        ]);
+        ];
+        let page = render(&samples, sink);
         let series = parse(&page);
         for (name, expected) in [
             ("source_messages_received_total{source=\"a\"}", 10.0),
@@ -260,6 +332,21 @@ pub(crate) mod tests {
             ("source_batch_size_max{source=\"a\"}", 6.0),
             ("source_plugin_seconds_total{source=\"a\"}", 0.25),
             ("source_sink_retries_total{source=\"a\"}", 7.0),
+            ("source_last_commit_timestamp_seconds{source=\"a\"}", 1_764_403_200.5),
+            ("source_last_commit_timestamp_seconds{source=\"b\"}", 0.0),
+            ("source_oldest_unacknowledged_seconds{source=\"a\"}", 1.5),
+            ("source_unacknowledged{source=\"a\"}", 20.0),
+            ("source_window_messages{source=\"a\"}", 1_000.0),
+            ("source_in_flight_bytes{source=\"a\"}", 300.0),
+            ("source_store_failures_total{source=\"a\"}", 1.0),
+            ("source_reconnects_total{source=\"a\",reason=\"login\"}", 2.0),
+            ("source_reconnects_total{source=\"a\",reason=\"ping\"}", 0.0),
+            ("source_subscription_qos{source=\"a\",filter=\"x/#\"}", 2.0),
+            ("source_subscription_qos{source=\"a\",filter=\"y\"}", -2.0),
+            ("source_subscription_qos{source=\"a\",filter=\"z \\\"\"}", -1.0),
+            ("sink_connections", 4.0),
+            ("sink_failing", 2.0),
+            ("sink_failures_total", 8.0),
             ("plugin_counter_total{source=\"a\",plugin=\"p\",name=\"seen\"}", u64::MAX as f64),
             ("plugin_gauge{source=\"a\",plugin=\"p\",name=\"level\"}", f64::INFINITY),
             ("plugin_histogram_bucket{source=\"a\",plugin=\"p\",name=\"size\",le=\"0.001\"}", 1.0),
@@ -287,12 +374,8 @@ pub(crate) mod tests {
 
     #[test]
     fn labels_are_escaped() {
-        let page = render(&[Sample {
-            source: "a\"\\\n",
-            counts: Snapshot::default(),
-            ready: true,
-            plugins: vec![],
-        }]);
+        let sample = Sample { source: "a\"\\\n", counts: Snapshot::default(), ready: true, plugins: vec![] };
+        let page = render(&[sample], SinkSample::default());
         assert!(page.contains("source_ready{source=\"a\\\"\\\\\\n\"} 1\n"), "{page}");
     }
 }

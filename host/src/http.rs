@@ -1,5 +1,6 @@
 //! What an operator asks over HTTP: `/metrics`, `/health`, `/ready`, `/status` as JSON, and `/` as a page for people.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::future::Future;
 use std::sync::Arc;
@@ -15,8 +16,9 @@ use tracing::{error, info, warn};
 use crate::config::Http;
 use crate::error::HttpError;
 use crate::exposition::{self, CONTENT_TYPE, Sample};
-use crate::metrics::SourceMetrics;
+use crate::metrics::{SourceMetrics, Subscription};
 use crate::plugin::{LimitUse, PluginHost, PluginSample};
+use crate::sink::Sink;
 use crate::status::Status;
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -45,7 +47,12 @@ impl Watched {
     }
 }
 
-type Sources = State<Arc<[Watched]>>;
+/// What the endpoints tell about.
+#[derive(Clone)]
+struct Host {
+    sources: Arc<[Watched]>,
+    sink: Arc<dyn Sink>,
+}
 
 /// Takes the address. A default that another program has is gone without, with a warning: `None`.
 ///
@@ -66,6 +73,7 @@ pub async fn bind(http: Http) -> Result<Option<TcpListener>, HttpError> {
 pub async fn serve(
     listener: TcpListener,
     sources: Vec<Watched>,
+    sink: Arc<dyn Sink>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
     match listener.local_addr() {
@@ -78,7 +86,7 @@ pub async fn serve(
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
-        .with_state(sources.into());
+        .with_state(Host { sources: sources.into(), sink });
     if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(shutdown).await {
         error!(%error, "HTTP has ended");
     }
@@ -88,9 +96,9 @@ async fn health() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, TEXT)], "ok\n")
 }
 
-async fn ready(State(sources): Sources) -> impl IntoResponse {
+async fn ready(State(host): State<Host>) -> impl IntoResponse {
     let mut reasons = String::new();
-    for source in sources.iter() {
+    for source in host.sources.iter() {
         for reason in source.status.reasons() {
             // Writing into a string cannot fail.
             let _ = writeln!(reasons, "{}: {reason}", source.name);
@@ -102,13 +110,13 @@ async fn ready(State(sources): Sources) -> impl IntoResponse {
     }
 }
 
-async fn metrics(State(sources): Sources) -> impl IntoResponse {
-    let samples: Vec<_> = sources.iter().map(Watched::sample).collect();
-    ([(header::CONTENT_TYPE, CONTENT_TYPE)], exposition::render(&samples))
+async fn metrics(State(host): State<Host>) -> impl IntoResponse {
+    let samples: Vec<_> = host.sources.iter().map(Watched::sample).collect();
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], exposition::render(&samples, host.sink.sample()))
 }
 
-async fn status(State(sources): Sources) -> impl IntoResponse {
-    let sources: Vec<_> = sources.iter().map(source_status).collect();
+async fn status(State(host): State<Host>) -> impl IntoResponse {
+    let sources: Vec<_> = host.sources.iter().map(source_status).collect();
     let body = serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "sources": sources }).to_string();
     ([(header::CONTENT_TYPE, "application/json")], body)
 }
@@ -130,7 +138,20 @@ fn source_status(source: &Watched) -> serde_json::Value {
         "plugin_faults": counts.plugin_faults,
         "plugins": source.plugins.iter().map(|plugin| plugin_status(&plugin.sample())).collect::<Vec<_>>(),
         "connections": counts.mqtt.connections,
+        "oldest_unacknowledged_seconds": counts.link.oldest.as_secs_f64(),
+        "last_commit_timestamp_seconds": counts.last_commit,
+        "subscriptions": counts.link.subscriptions.iter().map(subscription).collect::<serde_json::Map<_, _>>(),
+        "reconnects": counts.link.reconnects.iter().filter(|(_, count)| *count > 0).copied().collect::<BTreeMap<_, _>>(),
     })
+}
+
+fn subscription((filter, state): &(String, Subscription)) -> (String, serde_json::Value) {
+    let state = match state {
+        Subscription::Granted(qos) => (*qos as u8).into(),
+        Subscription::Refused => "refused".into(),
+        Subscription::Unanswered => serde_json::Value::Null,
+    };
+    (filter.clone(), state)
 }
 
 fn plugin_status(plugin: &PluginSample) -> serde_json::Value {
@@ -153,9 +174,9 @@ fn plugin_status(plugin: &PluginSample) -> serde_json::Value {
     })
 }
 
-async fn page(State(sources): Sources) -> Html<String> {
+async fn page(State(host): State<Host>) -> Html<String> {
     let mut rows = String::new();
-    for source in sources.iter() {
+    for source in host.sources.iter() {
         let counts = source.metrics.snapshot();
         let settled = counts.ledger.settled;
         let reasons = source.status.reasons();
@@ -199,6 +220,7 @@ mod tests {
     use super::*;
     use crate::config::Limits;
     use crate::message::Tally;
+    use crate::sink::Discard;
     use crate::status::Part;
 
     async fn get(address: SocketAddr, path: &str) -> (u16, String, String) {
@@ -232,7 +254,9 @@ mod tests {
         iot.metrics.received(3, 30);
         iot.metrics.settled(Tally { committed: 1, dropped: 1, dead_lettered: 0 });
         let (stop, stopped) = oneshot::channel::<()>();
-        let server = tokio::spawn(serve(listener, vec![iot.clone()], async { drop(stopped.await) }));
+        let server = tokio::spawn(serve(listener, vec![iot.clone()], Arc::new(Discard), async {
+            drop(stopped.await)
+        }));
 
         let (code, head, body) = get(address, "/ready").await;
         assert_eq!(

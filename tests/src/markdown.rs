@@ -23,10 +23,11 @@ pub fn root() -> PathBuf {
 
 /// The pages beside the README whose commands stand for themselves; what `host/docs/plugins.md` tells is followed from its
 /// beginning to its end.
-pub const PAGES: [&str; 5] = [
+pub const PAGES: [&str; 6] = [
     "host/docs/configuration.md",
     "host/docs/dead-letters.md",
     "host/docs/migration.md",
+    "host/docs/operating.md",
     "host/docs/state.md",
     "host/docs/troubleshooting.md",
 ];

@@ -118,9 +118,10 @@ pub(super) async fn execute(arguments: Run) -> Result<u8> {
         }
     });
     let sources: Vec<Watched> = host.sources().iter().map(watched).collect();
+    let sink = host.sink();
     let (stop_http, http_stopped) = oneshot::channel::<()>();
     let http = listener.map(|listener| {
-        tokio::spawn(http::serve(listener, sources.clone(), async {
+        tokio::spawn(http::serve(listener, sources.clone(), sink, async {
             // A sender that is dropped means the same.
             let _ = http_stopped.await;
         }))

@@ -1,10 +1,7 @@
 //! The part of the page about plugins: what they use of their limits, and what they report themselves.
 
-use super::{Float, Page, Sample};
+use super::{Float, Page, Sample, Series};
 use crate::plugin::{BUCKETS, PluginSample};
-
-/// One series: its labels beside `source` and `plugin`, and its value.
-type Series<'a> = (Vec<(&'a str, &'a str)>, f64);
 
 /// A family of plugins: its name after `rivven_mqtt_`, its type, what it means, and the series of a sample.
 type Family = (&'static str, &'static str, &'static str, fn(&PluginSample) -> Vec<Series<'_>>);

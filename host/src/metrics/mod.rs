@@ -1,13 +1,16 @@
 //! What the host counts. One writer for each count, one short lock for each batch, never one for each message.
 
+mod link;
 mod mqtt;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::message::Tally;
 
+pub use self::link::{Link, LinkSnapshot, Reconnect, Subscription};
 pub use self::mqtt::{MqttSourceMetrics, MqttSourceMetricsSnapshot};
 
 /// The loss equation of a source: `received = committed + dropped + dead_lettered + in_flight`, in messages. A copy is one
@@ -43,11 +46,12 @@ impl fmt::Display for Ledger {
 }
 
 /// The counts of one source at one moment; the fields are those of [`SourceMetrics`].
-#[derive(Debug, Default, Clone, Copy, PartialEq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 #[allow(missing_docs)]
 pub struct Snapshot {
     pub ledger: Ledger,
     pub mqtt: MqttSourceMetricsSnapshot,
+    pub link: LinkSnapshot,
     pub duplicates_suppressed: u64,
     pub redeliveries: u64,
     pub oversized: u64,
@@ -58,6 +62,9 @@ pub struct Snapshot {
     pub sink_retries: u64,
     /// 1 or 0.
     pub quarantined: u64,
+    /// Seconds since the Unix epoch; 0 before the first.
+    pub last_commit: f64,
+    pub store_failures: u64,
 }
 
 /// The counts of one source.
@@ -67,6 +74,8 @@ pub struct SourceMetrics {
     ledger: Mutex<Ledger>,
     /// Connections, latency and batches, and the counts of received messages that may be reset.
     pub mqtt: MqttSourceMetrics,
+    /// The state of the connection.
+    pub link: Link,
     /// QoS 2 messages that arrived again and were not processed twice.
     pub duplicates_suppressed: AtomicU64,
     /// Messages with the DUP flag that were processed (again, or for the first time here).
@@ -83,6 +92,10 @@ pub struct SourceMetrics {
     pub sink_retries: AtomicU64,
     /// 1 while a plugin is in quarantine, else 0.
     pub quarantined: AtomicU64,
+    /// When a message was last committed or dead-lettered, in microseconds since the Unix epoch.
+    last_commit: AtomicU64,
+    /// Times that the state of a persistent session could not be made durable.
+    pub store_failures: AtomicU64,
 }
 
 impl SourceMetrics {
@@ -97,6 +110,10 @@ impl SourceMetrics {
 
     /// Messages are settled. Called by the driver, once for each batch that comes back.
     pub fn settled(&self, tally: Tally) {
+        if tally.committed + tally.dead_lettered > 0 {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.last_commit.store(u64::try_from(now.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        }
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         ledger.settled.committed += tally.committed;
         ledger.settled.dropped += tally.dropped;
@@ -113,6 +130,7 @@ impl SourceMetrics {
         Snapshot {
             ledger: self.ledger(),
             mqtt: self.mqtt.snapshot(),
+            link: self.link.snapshot(),
             duplicates_suppressed: self.duplicates_suppressed.load(Relaxed),
             redeliveries: self.redeliveries.load(Relaxed),
             oversized: self.oversized.load(Relaxed),
@@ -121,6 +139,8 @@ impl SourceMetrics {
             records_written: self.records_written.load(Relaxed),
             sink_retries: self.sink_retries.load(Relaxed),
             quarantined: self.quarantined.load(Relaxed),
+            last_commit: self.last_commit.load(Relaxed) as f64 / 1e6,
+            store_failures: self.store_failures.load(Relaxed),
         }
     }
 

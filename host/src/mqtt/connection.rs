@@ -120,6 +120,7 @@ impl<'a> Connection<'a> {
                 if self.grace.is_none() && shutdown.poll(cx).is_ready() {
                     let end = Instant::now() + self.driver.grace;
                     self.intake.drain();
+                    self.driver.status.not_ready(Part::Mqtt, "shutting down");
                     (*grace, self.grace) = (Some(end), Some(end));
                     self.timer.as_mut().reset(Instant::now());
                 }
@@ -284,7 +285,9 @@ impl<'a> Connection<'a> {
         match incoming {
             Incoming::ConnAck(connack) => self.connack(&connack),
             Incoming::SubAck { packet_id, granted } => {
-                subscribe::suback(&mut self.phase, &self.driver.settings, packet_id, &granted)?;
+                let settings = &self.driver.settings;
+                subscribe::show(&self.phase, settings.qos, &granted, &self.driver.metrics.link);
+                subscribe::suback(&mut self.phase, settings, packet_id, &granted)?;
                 self.is_subscribed();
                 Ok(())
             }
@@ -359,6 +362,7 @@ impl<'a> Connection<'a> {
 
     fn is_up(&mut self) {
         self.up = Some(Instant::now());
+        self.driver.metrics.link.subscribed(self.driver.settings.qos);
         self.driver.status.ready(Part::Mqtt);
         // From now on the timer is for keep-alive.
         self.timer.as_mut().reset(Instant::now());

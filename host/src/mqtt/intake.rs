@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::task::{Context, Poll};
 
 use tokio::sync::mpsc;
+use tracing::debug;
 
+use super::ages::Ages;
 use super::lane::{Counted, Lane, Spare, shard};
 use super::packet::{self, MALFORMED, PROTOCOL_ERROR};
 use super::publish::{self, PUBLISH, ReadBuffer, Skipped, legal_topic};
@@ -55,6 +57,7 @@ pub(super) struct Intake {
     back_closed: bool,
     spare: Spare,
     metrics: Arc<SourceMetrics>,
+    ages: Ages,
     store: Option<Arc<Store>>,
     writing: Option<Writing>,
     settings: Arc<Mqtt>,
@@ -80,6 +83,7 @@ impl Intake {
                 Store::open(state_dir::store(&driver.state_dir, "mqtt", &driver.name), &owner)?;
             (Some(Arc::new(store)), stored)
         };
+        driver.metrics.link.starts(settings.max_inflight, &settings.topics);
         Ok(Intake {
             session: Session::new(store.is_some(), stored.received),
             subscribed: stored.subscribed,
@@ -88,6 +92,7 @@ impl Intake {
             back_closed: false,
             spare: Spare::new(),
             metrics: driver.metrics.clone(),
+            ages: Ages::default(),
             store,
             writing: None,
             name: driver.name.as_str().into(),
@@ -160,7 +165,7 @@ impl Intake {
                 break Ok(Stop::Full);
             }
             if qos == QoS::ExactlyOnce && self.session.suppress(message.packet_id) {
-                SourceMetrics::add(&self.metrics.duplicates_suppressed, 1);
+                self.suppressed(message.packet_id);
                 at += head.total;
                 continue;
             }
@@ -234,6 +239,8 @@ impl Intake {
         }
         self.received(all);
         let dropped = self.drop_unwanted();
+        self.ages.came(self.session.next(), received_at);
+        self.show_what_is_owed();
         match illegal {
             None => Ok(dropped),
             Some(_) => Err(packet::error("PUBLISH", ILLEGAL_TOPIC, MALFORMED)),
@@ -262,8 +269,14 @@ impl Intake {
             self.metrics.received(new.messages, new.bytes);
         }
         if new.redeliveries > 0 {
+            debug!(source = &*self.name, messages = new.redeliveries, "redelivered (DUP), processed again");
             SourceMetrics::add(&self.metrics.redeliveries, new.redeliveries);
         }
+    }
+
+    fn suppressed(&self, packet_id: u16) {
+        debug!(source = &*self.name, packet_id, "a QoS 2 message came again, not processed again");
+        SourceMetrics::add(&self.metrics.duplicates_suppressed, 1);
     }
 
     /// A packet greater than is taken: a batch of its own, behind what came before it. What was decoded before must be
@@ -273,13 +286,19 @@ impl Intake {
         let qos = flags.qos();
         SourceMetrics::add(&self.metrics.oversized, 1);
         if qos == QoS::ExactlyOnce && self.session.suppress(skipped.packet_id) {
-            return SourceMetrics::add(&self.metrics.duplicates_suppressed, 1);
+            return self.suppressed(skipped.packet_id);
         }
         let topic = skipped.topic.as_bytes();
         if self.is_unwanted(flags) {
             let sequence = self.session.admit(skipped.packet_id, qos, topic.len());
             return self.unwanted.push((sequence, topic.len()));
         }
+        debug!(
+            source = &*self.name,
+            topic = skipped.topic,
+            bytes = skipped.size,
+            "skipped an oversized packet"
+        );
         let index = shard(topic, self.lanes.len());
         let Some(lane) = self.lanes.get_mut(index) else { return };
         let sequence = self.session.admit(skipped.packet_id, qos, topic.len());
@@ -294,6 +313,21 @@ impl Intake {
         lane.enqueue(batch, &mut self.spare);
         let redeliveries = u64::from(flags.duplicate());
         self.received(Counted { messages: 1, bytes: topic.len() as u64, redeliveries });
+        self.ages.came(self.session.next(), received_at);
+    }
+
+    /// The connection is gone.
+    pub fn disconnected(&mut self) {
+        self.session.disconnected();
+        self.ages.disconnected(self.session.has_earlier());
+        self.show_what_is_owed();
+    }
+
+    /// For the metrics: a few words for each read and each turn.
+    fn show_what_is_owed(&mut self) {
+        let session = &self.session;
+        self.ages.acknowledged(session.front(), session.has_earlier());
+        self.metrics.link.owes(session.unacknowledged(), session.bytes(), self.ages.oldest());
     }
 
     /// Takes what came back, makes changes durable, hands batches on, as far as all that goes without waiting.
@@ -308,6 +342,7 @@ impl Intake {
             }
         }
         self.poll_store(cx)?;
+        self.show_what_is_owed();
         self.hand_on(cx)?;
         Ok(())
     }
@@ -334,7 +369,8 @@ impl Intake {
                 return Ok(());
             };
             let changes = std::mem::take(&mut self.session.changes);
-            self.writing = Some(Box::pin(store.apply(changes, self.name.clone(), self.status.clone())));
+            let (name, status) = (self.name.clone(), self.status.clone());
+            self.writing = Some(Box::pin(store.apply(changes, name, status, self.metrics.clone())));
         }
     }
 

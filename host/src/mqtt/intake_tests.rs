@@ -324,6 +324,56 @@ fn latency_is_counted_when_a_batch_is_handed_over() {
     assert_eq!((all.batch_size_min, all.batch_size_max, all.batch_size_sum, all.batch_count), (1, 2, 3, 2));
 }
 
+/// What the metrics say is owed: messages, bytes, and the age in whole seconds.
+fn owed(bench: &Bench) -> (u64, u64, u64) {
+    let link = bench.metrics.snapshot().link;
+    (link.unacknowledged, link.in_flight_bytes, link.oldest.as_secs())
+}
+
+#[test]
+fn the_oldest_unacknowledged_message_is_known_also_over_a_reconnect() {
+    const SECOND: u64 = 1_000_000_000;
+    let mut bench = bench(1, |settings| settings.max_inflight = 8);
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut read = |bench: &mut Bench, id: u16, age: u64| {
+        let packet = publish(false, "t", b"x", 1, id);
+        bench.buffer.space()[..packet.len()].copy_from_slice(&packet);
+        bench.buffer.filled(packet.len());
+        bench.intake.decode(&mut bench.buffer).unwrap();
+        bench.intake.finish(epoch_nanos() - age * SECOND).unwrap();
+        bench.intake.progress(&mut cx).unwrap();
+        match bench.pipeline.work[0].try_recv() {
+            Ok(Work::Batch(batch)) => batch,
+            other => panic!("{other:?} instead of a batch"),
+        }
+    };
+    assert_eq!(owed(&bench), (0, 0, 0));
+    let first = read(&mut bench, 1, 300);
+    let second = read(&mut bench, 2, 200);
+    let third = read(&mut bench, 3, 100);
+    assert_eq!(owed(&bench), (3, 6, 300));
+    let settle = |bench: &mut Bench, batch| {
+        bench.pipeline.settle(batch);
+        bench.intake.progress(&mut Context::from_waker(Waker::noop())).unwrap();
+    };
+    // Settled, but not acknowledged before the first.
+    settle(&mut bench, second);
+    assert_eq!(owed(&bench), (3, 4, 300));
+    settle(&mut bench, first);
+    assert_eq!(owed(&bench), (1, 2, 100));
+    bench.intake.disconnected();
+    assert_eq!(owed(&bench), (0, 2, 100));
+    bench.intake.session.connected(true);
+    let again = read(&mut bench, 3, 50);
+    assert_eq!(owed(&bench), (1, 4, 100));
+    settle(&mut bench, third);
+    assert_eq!(owed(&bench), (1, 2, 50));
+    settle(&mut bench, again);
+    assert_eq!(owed(&bench), (0, 0, 0));
+    let last_commit = bench.metrics.snapshot().last_commit;
+    assert!((epoch_nanos() as f64 / 1e9 - last_commit).abs() < 60.0, "{last_commit}");
+}
+
 #[test]
 fn a_nearly_full_window_asks_an_aggregating_worker_once_to_flush() {
     let mut bench = bench(1, |settings| settings.max_inflight = 8);

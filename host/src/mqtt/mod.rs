@@ -1,6 +1,7 @@
 //! The MQTT source: connects, subscribes, decodes what comes into batches for the plugin workers, and acknowledges in receive
 //! order what comes back. See [`Driver::run`].
 
+mod ages;
 mod backoff;
 mod connection;
 pub mod filter;
@@ -118,12 +119,16 @@ impl Driver {
         loop {
             let mut up = None;
             let attempt = self.attempt(&mut intake, &mut buffer, &mut shutdown, &mut grace, &mut up).await;
-            intake.session.disconnected();
+            intake.disconnected();
             let mut error = match attempt {
-                Ok(()) => break,
+                Ok(()) => {
+                    self.metrics.link.ended(None);
+                    break;
+                }
                 Err(error) => error,
             };
             if matches!(error, MqttError::WorkersGone | MqttError::Store { .. } | MqttError::Encode { .. }) {
+                self.metrics.link.ended(None);
                 return Err(error);
             }
             intake.count(|metrics| &metrics.errors);
@@ -138,6 +143,7 @@ impl Driver {
                     error = MqttError::Flapping { client_id: self.settings.client_id.clone() };
                 }
             }
+            self.metrics.link.ended(Some(reason::reconnect(&error)));
             if grace.is_some() {
                 warn!(source = self.name, reason = chain(&error), "lost the MQTT connection while draining");
                 break;

@@ -2,6 +2,30 @@
 
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, SubscribeReasonCode};
 
+use crate::error::MqttError;
+use crate::metrics::Reconnect;
+
+/// Under which reason a connection that failed is counted.
+pub(super) fn reconnect(error: &MqttError) -> Reconnect {
+    match error {
+        MqttError::Connect { .. } => Reconnect::Connect,
+        MqttError::Timeout { .. } => Reconnect::Timeout,
+        MqttError::Handshake { .. } | MqttError::Tls(_) => Reconnect::Tls,
+        MqttError::WebSocket { .. } => Reconnect::WebSocket,
+        MqttError::BadCredentials { .. } => Reconnect::Login,
+        MqttError::Refused { .. } => Reconnect::Refused,
+        MqttError::Subscription { .. } => Reconnect::Subscription,
+        MqttError::Disconnected { .. } => Reconnect::Disconnected,
+        MqttError::TakenOver { .. } => Reconnect::TakenOver,
+        MqttError::Flapping { .. } => Reconnect::Flapping,
+        MqttError::Malformed { .. } => Reconnect::Protocol,
+        MqttError::Closed => Reconnect::Closed,
+        MqttError::Io(_) => Reconnect::Broken,
+        MqttError::NoPingResponse { .. } => Reconnect::Ping,
+        _ => Reconnect::Other,
+    }
+}
+
 /// Return code of a CONNACK of 3.1.1 (section 3.2.2.3).
 pub(super) fn return_code(code: u8) -> &'static str {
     match code {

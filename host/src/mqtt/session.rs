@@ -134,8 +134,22 @@ impl Session {
         self.ring.len()
     }
 
-    fn next(&self) -> u64 {
+    /// The sequence number that the next message gets.
+    #[inline]
+    pub fn next(&self) -> u64 {
         self.front + self.ring.len() as u64
+    }
+
+    /// All below it is acknowledged, or came on an earlier connection.
+    #[inline]
+    pub fn front(&self) -> u64 {
+        self.front
+    }
+
+    /// Whether something is still in the host that came on an earlier connection.
+    #[inline]
+    pub fn has_earlier(&self) -> bool {
+        !self.earlier.is_empty()
     }
 
     /// A CONNACK accepted the connection. Without a session on the broker's side all identifiers start afresh (3.1.1 section

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use crate::error::MqttError;
 use crate::message::QoS;
+use crate::metrics::SourceMetrics;
 use crate::state_dir;
 use crate::status::{Part, Status};
 
@@ -83,7 +84,7 @@ impl Store {
     }
 
     /// Makes `changes` durable, all or none, in their order, as often as it takes, and gives them back. Meanwhile `status` says why
-    /// not.
+    /// not, and `metrics` how often it failed.
     ///
     /// # Errors
     /// Only a panic.
@@ -92,6 +93,7 @@ impl Store {
         mut changes: Vec<Change>,
         source: Arc<str>,
         status: Status,
+        metrics: Arc<SourceMetrics>,
     ) -> Result<Vec<Change>, MqttError> {
         let (mut delay, most) = RETRY;
         let mut failed = false;
@@ -102,6 +104,7 @@ impl Store {
             let (result, back) = done.map_err(|panic| MqttError::Io(std::io::Error::other(panic)))?;
             changes = back;
             let Err(error) = result else { break };
+            SourceMetrics::add(&metrics.store_failures, 1);
             let path = self.path.display();
             let reason = format!(
                 "cannot write {path}: {error}; nothing that needs it is acknowledged until that succeeds"
@@ -248,13 +251,16 @@ mod tests {
         let obstacle = database(&path).unwrap();
         let status = Status::default();
         let changes = vec![Change::Received { packet_id: 7, sequence: 0 }];
-        let writing = tokio::spawn(Arc::new(store).apply(changes.clone(), "s".into(), status.clone()));
+        let metrics = Arc::new(SourceMetrics::default());
+        let applied = Arc::new(store).apply(changes.clone(), "s".into(), status.clone(), metrics.clone());
+        let writing = tokio::spawn(applied);
         while status.reasons().is_empty() {
             tokio::task::yield_now().await;
         }
         let reason = status.reasons().join("\n");
         assert!(reason.starts_with("session: cannot write ") && reason.contains("already open"), "{reason}");
         assert!(!writing.is_finished());
+        assert!(metrics.snapshot().store_failures > 0);
         drop(obstacle);
         assert_eq!(writing.await.unwrap().unwrap(), changes);
         assert!(status.reasons().is_empty());

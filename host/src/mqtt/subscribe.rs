@@ -5,6 +5,7 @@ use super::store::Subscribed;
 use crate::config::{Mqtt, Retained, Version};
 use crate::error::MqttError;
 use crate::message::QoS;
+use crate::metrics::{Link, Subscription};
 
 const SUBSCRIBE_ID: u16 = 1;
 const UNSUBSCRIBE_ID: u16 = 2;
@@ -140,6 +141,20 @@ pub(super) fn granted(filter: &str, wanted: QoS, answer: &Result<QoS, String>) -
         Err(reason) => reason.clone(),
     };
     Err(MqttError::Subscription { filter: filter.to_owned(), reason })
+}
+
+/// The answers of a SUBACK as the metrics show them: less than was asked for is as good as refused.
+pub(super) fn show(phase: &Phase, wanted: QoS, answers: &[Result<QoS, String>], link: &Link) {
+    let Phase::Subscribing { asked, .. } = phase else { return };
+    for (filter, answer) in asked.iter().zip(answers) {
+        link.answered(
+            filter,
+            match answer {
+                Ok(qos) if *qos >= wanted => Subscription::Granted(*qos),
+                _ => Subscription::Refused,
+            },
+        );
+    }
 }
 
 /// UNSUBACK of the stale filters.

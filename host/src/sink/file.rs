@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::{Backoff, Health, Sink};
+use super::{Backoff, Health, Sink, SinkSample};
 use crate::config::BadMessage;
 use crate::delivery::{Delivery, Origin};
 use crate::error::SinkError;
@@ -188,6 +188,10 @@ impl Sink for FileSink {
 
     fn attach(&self, status: Status) {
         self.health.attach(status);
+    }
+
+    fn sample(&self) -> SinkSample {
+        self.health.sample()
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

@@ -36,9 +36,25 @@ pub trait Sink: Send + Sync {
     /// Reports [`Part::Sink`] to `status`, now and whenever it changes. Sources that share a sink each attach their own.
     fn attach(&self, status: Status);
 
+    /// How it is doing; all zero for one that cannot fail.
+    fn sample(&self) -> SinkSample {
+        SinkSample::default()
+    }
+
     /// Ends the sink: no delivery is settled after it, and callers that are blocked in [`deliver`](Self::deliver) get an error.
     /// Whoever wants a clean end waits first until nothing is in flight.
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+}
+
+/// How a sink is doing, for metrics.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct SinkSample {
+    /// Open connections to Rivven.
+    pub connections: u64,
+    /// Parts whose last attempt failed: writers to Rivven, and what finds topics there; or the output.
+    pub failing: u64,
+    /// Attempts that failed and were, or are to be, made again.
+    pub failures: u64,
 }
 
 /// The readiness of a sink: ready when no part of it fails, told to every attached status.
@@ -50,6 +66,7 @@ struct HealthState {
     /// Why it has not begun to work yet.
     starting: Option<String>,
     failing: BTreeMap<usize, String>,
+    failures: u64,
     attached: Vec<Status>,
 }
 
@@ -71,6 +88,7 @@ impl Health {
     fn failed(&self, part: usize, reason: String) -> bool {
         let mut state = self.state();
         let first = state.failing.is_empty();
+        state.failures += 1;
         state.failing.insert(part, reason);
         state.tell();
         first
@@ -82,6 +100,12 @@ impl Health {
         let news = state.starting.take().is_some() | state.failing.remove(&part).is_some();
         state.tell();
         news && state.failing.is_empty()
+    }
+
+    /// Without connections.
+    fn sample(&self) -> SinkSample {
+        let state = self.state();
+        SinkSample { connections: 0, failing: state.failing.len() as u64, failures: state.failures }
     }
 
     fn state(&self) -> MutexGuard<'_, HealthState> {
@@ -138,10 +162,13 @@ mod tests {
         assert!(health.failed(1, "one".into()));
         assert_eq!(status.reasons(), ["sink: one"]);
         assert!(!health.failed(2, "two".into()));
+        assert!(!health.failed(2, "two".into()));
+        assert_eq!(health.sample(), SinkSample { connections: 0, failing: 2, failures: 3 });
         assert!(!health.recovered(1));
         assert_eq!(status.reasons(), ["sink: two"]);
         assert!(health.recovered(2));
         assert!(!health.recovered(2));
+        assert_eq!(health.sample(), SinkSample { connections: 0, failing: 0, failures: 3 });
         assert!(status.reasons().is_empty());
     }
 

@@ -33,7 +33,7 @@ use self::router::Router;
 use self::schedule::Schedule;
 use self::wire::Dial;
 use self::writer::Writer;
-use super::{Backoff, Health, Sink};
+use super::{Backoff, Health, Sink, SinkSample};
 use crate::config::{self, BadMessage};
 use crate::delivery::Delivery;
 use crate::error::SinkError;
@@ -188,6 +188,10 @@ impl Sink for RivvenSink {
 
     fn attach(&self, status: Status) {
         self.shared.health.attach(status);
+    }
+
+    fn sample(&self) -> SinkSample {
+        SinkSample { connections: self.shared.dial.connections(), ..self.shared.health.sample() }
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

@@ -53,6 +53,8 @@ pub(super) struct Dial {
     auth: Option<Credentials>,
     tls: Option<Tls>,
     times: Times,
+    /// Each open connection has a clone.
+    open: Arc<()>,
 }
 
 impl fmt::Display for Dial {
@@ -68,7 +70,13 @@ impl Dial {
             auth: broker.auth.clone(),
             tls: broker.tls.clone(),
             times,
+            open: Arc::default(),
         }
+    }
+
+    /// How many connections are open.
+    pub(super) fn connections(&self) -> u64 {
+        Arc::strong_count(&self.open) as u64 - 1
     }
 
     /// The server to try at attempt `n`.
@@ -93,7 +101,7 @@ impl Dial {
             if let Some((username, password)) = credentials {
                 client.authenticate_scram(username, password).await?;
             }
-            return Ok(Connection::new(address, Stream::Plain(client.into_stream()?), self.times));
+            return Ok(self.connection(address, Stream::Plain(client.into_stream()?)));
         };
         // The client can only hand over plain streams, so here its handshake is repeated.
         let host = address.rsplit_once(':').map_or(&*address, |(host, _)| host);
@@ -101,12 +109,17 @@ impl Dial {
         let plain = TcpStream::connect(&*address).await?;
         plain.set_nodelay(true)?;
         let stream = tls::connect(tls, host, plain).await?;
-        let mut connection = Connection::new(address, Stream::Tls(Box::new(stream)), self.times);
+        let mut connection = self.connection(address, Stream::Tls(Box::new(stream)));
         connection.handshake().await?;
         if let Some((username, password)) = credentials {
             connection.login(username, password).await?;
         }
         Ok(connection)
+    }
+
+    fn connection(&self, address: Arc<str>, stream: Stream) -> Connection {
+        let (times, buffer, open) = (self.times, Vec::new(), self.open.clone());
+        Connection { address, stream, times, next_id: 1, used: Instant::now(), buffer, _open: open }
     }
 }
 
@@ -123,13 +136,11 @@ pub(super) struct Connection {
     next_id: u32,
     used: Instant,
     buffer: Vec<u8>,
+    /// Is counted.
+    _open: Arc<()>,
 }
 
 impl Connection {
-    fn new(address: Arc<str>, stream: Stream, times: Times) -> Self {
-        Connection { address, stream, times, next_id: 1, used: Instant::now(), buffer: Vec::new() }
-    }
-
     /// Whether it makes sense to send on it: neither idle for so long that the server is about to close it, nor closed already.
     /// So a restart of the server between two requests is no ambiguous outcome.
     pub(super) fn is_usable(&self) -> bool {
