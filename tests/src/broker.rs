@@ -1,5 +1,6 @@
 //! A mosquitto of one test: its own configuration, its own ports, and a session store that survives a restart.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
-use testcontainers::bollard::models::PortBinding;
+use testcontainers::bollard::models::{HostConfigLogConfig, PortBinding};
 use testcontainers::core::IntoContainerPort;
 use testcontainers::runners::AsyncRunner;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt};
@@ -124,6 +125,7 @@ impl Setup {
                 {
                     only_loopback(binding);
                 }
+                host.log_config = Some(whole_log());
             })
             .with_copy_to(format!("{CONFIG_FOLDER}/mosquitto.conf"), config.into_bytes());
         for (file, content) in self.files() {
@@ -208,6 +210,12 @@ impl Setup {
         }
         text
     }
+}
+
+/// The engine may be configured to forget the beginning of a log; what a test counts in it has to be there.
+fn whole_log() -> HostConfigLogConfig {
+    let options = HashMap::from([("max-size".to_owned(), "10g".to_owned())]);
+    HostConfigLogConfig { typ: Some("json-file".to_owned()), config: Some(options) }
 }
 
 /// Docker would publish on all addresses of the machine.
