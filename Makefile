@@ -16,7 +16,8 @@ help: ## List the targets
 test: guests build ## Run all tests, against a broker container where a Docker engine answers
 	cargo test --workspace --locked
 
-faults: guests build ## Run the fault campaigns in full (40 minutes) and write host/docs/faults.md
+faults: guests build ## Run 10^7 mutated packets and the fault campaigns in full (40 minutes), and write host/docs/faults.md
+	FUZZ_RUNS=1000000 cargo test --workspace --locked --lib -- fuzzing_packets
 	$(TARGET)/debug/faults
 
 soak: guests build ## Run mixed faults for MINUTES=60 and write host/docs/faults.md

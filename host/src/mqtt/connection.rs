@@ -237,7 +237,7 @@ impl<'a> Connection<'a> {
         self.decode(cx)?;
         let skips = self.buffer.skipped.is_some();
         let whole = !skips && (skipping || self.buffer.unread().len() < unread);
-        self.keep_alive.came(n, whole);
+        self.keep_alive.came(n, whole, Instant::now());
         Ok(Poll::Ready(()))
     }
 

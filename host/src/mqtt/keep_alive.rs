@@ -1,4 +1,7 @@
 //! When to ping, and when the broker counts as lost (3.1.1 section 3.1.2.10, 5.0 section 3.1.2.10). Pure: times in, what is due out.
+//!
+//! The specification asks for a ping where nothing was sent for an interval. We ping as well where nothing came for one: what is
+//! written to a broker that is gone does not come back, and postponed the ping that shows it.
 
 use std::time::Duration;
 
@@ -18,14 +21,16 @@ pub(super) struct KeepAlive {
     /// `None`: no pings.
     interval: Option<Duration>,
     last_write: Instant,
+    /// When the broker last showed that it is there.
+    heard: Instant,
     /// The ping that is not answered: when it was sent, and the bytes that came since.
     pinged: Option<(Instant, usize)>,
 }
 
 impl KeepAlive {
-    /// Something is written now.
+    /// The connection begins now.
     pub fn new(interval: Duration, now: Instant) -> Self {
-        KeepAlive { interval: Some(interval), last_write: now, pinged: None }
+        KeepAlive { interval: Some(interval), last_write: now, heard: now, pinged: None }
     }
 
     /// The broker's word in the CONNACK of 5.0 (section 3.2.2.3.14); 0 turns pings off.
@@ -44,12 +49,14 @@ impl KeepAlive {
     }
 
     /// Bytes came; `whole`: a packet ended among them.
-    pub fn came(&mut self, bytes: usize, whole: bool) {
-        if let Some((_, since)) = &mut self.pinged {
+    pub fn came(&mut self, bytes: usize, whole: bool, now: Instant) {
+        let since = self.pinged.as_mut().map(|(_, since)| {
             *since += bytes;
-            if whole || *since >= ALIVE {
-                self.pinged = None;
-            }
+            *since
+        });
+        if whole || since.is_some_and(|since| since >= ALIVE) {
+            self.pinged = None;
+            self.heard = now;
         }
     }
 
@@ -64,13 +71,15 @@ impl KeepAlive {
                 return Err(MqttError::NoPingResponse { after: patience });
             }
         }
-        let ping = now >= self.last_write + interval;
+        let silent = |it: &Self| (!excused && it.pinged.is_none()).then_some(it.heard + interval);
+        let ping = now >= self.last_write + interval || silent(self).is_some_and(|at| now >= at);
         if ping {
             self.last_write = now;
             self.pinged.get_or_insert((now, 0));
         }
-        let next = self.last_write + interval;
-        Ok((ping, self.pinged.map_or(next, |(sent, _)| next.min(sent + patience))))
+        let others = [silent(self), self.pinged.map(|(sent, _)| sent + patience)];
+        let next = others.into_iter().flatten().fold(self.last_write + interval, Instant::min);
+        Ok((ping, next))
     }
 }
 
@@ -92,16 +101,16 @@ mod tests {
     #[test]
     fn a_packet_or_many_bytes_answer_a_ping_and_a_trickle_does_not() {
         let (mut alive, sent) = pinged();
-        alive.came(2, true);
+        alive.came(2, true, sent + SECOND);
         assert_eq!(alive.due(sent + 6 * SECOND, false).unwrap(), (false, sent + 10 * SECOND));
 
         let (mut alive, sent) = pinged();
-        alive.came(1_000, false);
-        alive.came(24, false);
+        alive.came(1_000, false, sent);
+        alive.came(24, false, sent);
         alive.due(sent + 5 * SECOND, false).unwrap();
 
         let (mut alive, sent) = pinged();
-        (0..100).for_each(|_| alive.came(1, false));
+        (0..100).for_each(|_| alive.came(1, false, sent));
         alive.due(sent + 4 * SECOND, false).unwrap();
         let lost = alive.due(sent + 5 * SECOND, false).unwrap_err();
         assert!(matches!(lost, MqttError::NoPingResponse { after } if after == 5 * SECOND), "{lost}");
@@ -120,9 +129,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_to_a_broker_that_is_gone_does_not_postpone_the_ping() {
+        let start = Instant::now();
+        let mut alive = KeepAlive::new(10 * SECOND, start);
+        alive.came(100, true, start + 2 * SECOND);
+        (3..12).for_each(|n| alive.written(start + n * SECOND));
+        assert_eq!(alive.due(start + 11 * SECOND, false).unwrap(), (false, start + 12 * SECOND));
+        assert_eq!(alive.due(start + 12 * SECOND, false).unwrap(), (true, start + 17 * SECOND));
+        alive.written(start + 16 * SECOND);
+        assert!(alive.due(start + 17 * SECOND, false).is_err(), "after 1.5 keep-alives of silence");
+
+        // Who does not read has not heard anything either.
+        let mut alive = KeepAlive::new(10 * SECOND, start);
+        alive.written(start + 9 * SECOND);
+        assert_eq!(alive.due(start + 11 * SECOND, true).unwrap(), (false, start + 19 * SECOND));
+    }
+
+    #[test]
     fn the_broker_has_the_last_word() {
         let (mut alive, sent) = pinged();
-        alive.came(2, true);
+        alive.came(2, true, sent);
         alive.overrule(3);
         assert_eq!(alive.seconds(), 3);
         assert!(alive.due(sent + 3 * SECOND, false).unwrap().0);

@@ -132,7 +132,7 @@ pub static CAMPAIGNS: &[Campaign] = &[
         (5, 1), WAITS, |plan| Box::pin(rivven::frozen(plan))),
     campaign("mqtt-cut", "link to the broker cut behind a random byte. 0 lost at QoS 1 and 2, 0 duplicates at QoS 2",
         (50, 5), WORKS, |plan| Box::pin(links::bad(plan, Side::Mqtt, Trouble::Cut))),
-    campaign("mqtt-half-open", "link to the broker half-open. The same, and noticed within 1.5 keep-alives after the last acknowledgement that the host has to send",
+    campaign("mqtt-half-open", "link to the broker half-open. The same, and noticed within 1.5 keep-alives",
         (5, 1), WAITS, |plan| Box::pin(links::bad(plan, Side::Mqtt, Trouble::HalfOpen))),
     campaign("mqtt-delay", "200 ms from and to the broker, with jitter. The same, and the connection is kept",
         (3, 1), WAITS, |plan| Box::pin(links::bad(plan, Side::Mqtt, Trouble::Delay))),
