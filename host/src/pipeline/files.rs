@@ -15,7 +15,8 @@ impl Watch {
         imp::Watch::new(files).map(Watch)
     }
 
-    /// One of the files was written and closed, or another file was moved or linked to its place. Changes in a row are one.
+    /// One of the files was written and closed, or another file was moved or linked to its place, as cargo does. Changes in a
+    /// row are one.
     pub(super) async fn changed(&mut self) {
         self.0.changed().await;
     }
@@ -28,6 +29,7 @@ mod imp {
     use std::io;
     use std::mem::MaybeUninit;
     use std::os::fd::OwnedFd;
+    use std::os::unix::fs::MetadataExt;
     use std::path::{Path, PathBuf};
 
     use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
@@ -51,8 +53,9 @@ mod imp {
     impl Watch {
         pub(super) fn new(files: Vec<PathBuf>) -> io::Result<Self> {
             let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-            // Not when it is created or modified: it is not complete then.
-            let complete = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
+            // Not when it is modified: it is not complete then.
+            let complete =
+                WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::CREATE | WatchFlags::ONLYDIR;
             let watch = |path: PathBuf| {
                 let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
                 let folder = inotify::add_watch(&inotify, folder.unwrap_or(Path::new(".")), complete)?;
@@ -73,7 +76,12 @@ mod imp {
                 let mut events = Reader::new(self.inotify.get_ref(), &mut buffer);
                 while let Ok(event) = events.next() {
                     let name = event.file_name().map(|name| name.to_bytes());
-                    let is = |file: &File| event.wd() == file.folder && name == Some(file.name.as_slice());
+                    let created = event.events().contains(ReadFlags::CREATE);
+                    let is = |file: &File| {
+                        event.wd() == file.folder
+                            && name == Some(file.name.as_slice())
+                            && (!created || is_linked(&file.path))
+                    };
                     // After an overflow nobody knows.
                     changed |=
                         event.events().contains(ReadFlags::QUEUE_OVERFLOW) || self.files.iter().any(is);
@@ -90,6 +98,12 @@ mod imp {
                 }
             }
         }
+    }
+
+    /// A file that was created is complete if it has another name too: then it is a link to one that was there. One that is being
+    /// written will be closed.
+    fn is_linked(path: &Path) -> bool {
+        std::fs::symlink_metadata(path).is_ok_and(|file| file.is_file() && file.nlink() > 1)
     }
 }
 
@@ -160,6 +174,24 @@ mod tests {
         );
         fs::remove_file(&file).unwrap();
         assert!(!is_seen(&mut watch, &mut marker, folder).await, "one that is gone is no new one");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_linked_to_its_place_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let file = folder.join("p.wasm");
+        let mut watch = Watch::new(vec![file.clone()]).unwrap();
+        let mut marker = Watch::new(vec![folder.join("marker")]).unwrap();
+        // As cargo does with what it has built.
+        fs::create_dir(folder.join("deps")).unwrap();
+        for version in ["one", "two"] {
+            let _ = fs::remove_file(&file);
+            let built = folder.join("deps").join(version);
+            fs::write(&built, version).unwrap();
+            fs::hard_link(&built, &file).unwrap();
+            assert!(is_seen(&mut watch, &mut marker, folder).await, "{version}");
+        }
     }
 
     #[tokio::test]
