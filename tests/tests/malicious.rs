@@ -269,7 +269,7 @@ async fn unsolicited_packets_of_every_type_in_every_state() {
                     8 => &[0x82, 6, 0, 1, 0, 1, b'a', 0],
                     9 => &[0x90, 3, 0, 7, 1],
                     10 => &[0xa2, 5, 0, 1, 0, 1, b'a'],
-                    12 | 13 | 14 => &[kind << 4, 0],
+                    12..=14 => &[kind << 4, 0],
                     _ => &[kind << 4, 2, 0, 1],
                 };
                 peer.send(packet).await.unwrap();
