@@ -222,7 +222,7 @@ async fn a_clean_restart_keeps_the_values_and_the_name_keeps_them_for_another_fi
     let metrics = host.metrics().await.unwrap();
     assert_eq!(metrics.sum("rivven_mqtt_plugin_state_bytes").unwrap(), 18);
     let status: Value = serde_json::from_str(&host.get("/status").await.unwrap().body).unwrap();
-    assert_eq!(status["sources"][0]["plugin"]["state_bytes"], 18);
+    assert_eq!(status["sources"][0]["plugins"][0]["state_bytes"], 18);
     stop(&mut host).await;
 
     // A new version under another name of the file.
@@ -361,7 +361,7 @@ async fn a_state_that_cannot_be_used_is_named_at_the_start() {
     fs::write(&blocked, "").unwrap();
     let shared = first.folder().join("state");
     let cases = [
-        (&shared, "state-iot.redb is in use by another process: does this source run already?"),
+        (&shared, "state is in use by another host (process "),
         (&blocked, "cannot open the state of plugins"),
     ];
     for (state_dir, expected) in cases {
