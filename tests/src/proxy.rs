@@ -33,6 +33,18 @@ pub enum Fate {
     Arrives,
 }
 
+/// The steps of the QoS 2 handshake (section 4.3.3), each lost and each the last that arrives.
+pub const HANDSHAKE: [(Kind, Fate); 8] = [
+    (Kind::Publish, Fate::Lost),
+    (Kind::Publish, Fate::Arrives),
+    (Kind::PubRec, Fate::Lost),
+    (Kind::PubRec, Fate::Arrives),
+    (Kind::PubRel, Fate::Lost),
+    (Kind::PubRel, Fate::Arrives),
+    (Kind::PubComp, Fate::Lost),
+    (Kind::PubComp, Fate::Arrives),
+];
+
 /// A listening proxy; its connections end with it.
 #[derive(Debug)]
 pub struct Proxy {

@@ -9,23 +9,11 @@ use super::rig::{PATIENCE, Rig, balances, moment};
 use super::row::Row;
 use crate::config;
 use crate::host::Host;
-use crate::proxy::{Fate, Kind, Proxy};
+use crate::proxy::{HANDSHAKE, Proxy};
 use crate::rivven::Rivven;
 
 /// One of so many cuts is followed by SIGTERM to the host, before the handshake goes on.
 const STOP_EVERY: u32 = 5;
-
-/// The steps, each lost and each the last that arrives.
-const STEPS: [(Kind, Fate); 8] = [
-    (Kind::Publish, Fate::Lost),
-    (Kind::Publish, Fate::Arrives),
-    (Kind::PubRec, Fate::Lost),
-    (Kind::PubRec, Fate::Arrives),
-    (Kind::PubRel, Fate::Lost),
-    (Kind::PubRel, Fate::Arrives),
-    (Kind::PubComp, Fate::Lost),
-    (Kind::PubComp, Fate::Arrives),
-];
 
 /// Cuts, under load.
 pub async fn cut(plan: Plan) -> Result<Row> {
@@ -40,7 +28,7 @@ pub async fn cut(plan: Plan) -> Result<Row> {
     let mut rig = Rig::with(broker, rivven, host, load).await?;
     let mut stops = 0;
     for round in 0..plan.rounds {
-        let Some((kind, fate)) = STEPS.get(round as usize % STEPS.len()).copied() else { break };
+        let Some((kind, fate)) = HANDSHAKE.get(round as usize % HANDSHAKE.len()).copied() else { break };
         moment(&mut random, 0..100).await;
         proxy.cut_at(kind, fate);
         proxy.has_cut(PATIENCE).await?;

@@ -31,7 +31,7 @@ pub enum Trouble {
 
 /// An answer of Rivven may take so long.
 const REQUEST: Duration = Duration::from_secs(30);
-/// What may take longer on a busy machine: the commits behind the last packets that the host sends, and looking.
+/// What may take longer on a busy machine: the ping that goes out late, and looking.
 const MARGIN: Duration = Duration::from_secs(2);
 /// How long a link is slow.
 const SLOW: Duration = Duration::from_secs(10);

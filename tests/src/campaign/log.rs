@@ -1,6 +1,6 @@
 //! What the broker's log says about each message that was published to `fleet/NUMBER`.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context, Result};
 
@@ -16,25 +16,29 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
-    /// Reads a log with `log_type all`. A packet id names the message that was sent last with it.
+    /// Reads a log with `log_type all`. Mosquitto 2.0.11 goes beyond its `max_inflight_messages` where a session comes back to a
+    /// long queue, and gives a packet id again that is still in use: an acknowledgement then is for the oldest with this id.
     pub fn read(log: &str, client: &str, topic: &str) -> Result<Self> {
         let sending = format!("Sending PUBLISH to {client} (");
         let acknowledging = ["PUBACK", "PUBREC"].map(|kind| format!("Received {kind} from {client} (Mid: "));
-        let mut numbers = HashMap::new();
-        let mut open = HashSet::new();
+        let mut open = HashMap::<u64, Vec<u64>>::new();
+        let mut opened = 0;
         let mut deliveries = Deliveries::default();
         for line in log.lines() {
             if let Some((_, rest)) = line.split_once(&sending) {
                 let (id, number) = publish(rest, topic).with_context(|| format!("cannot read: {line}"))?;
-                numbers.insert(id, number);
-                open.insert(id);
-                deliveries.most_open = deliveries.most_open.max(open.len());
+                let with_id = open.entry(id).or_default();
+                if !with_id.contains(&number) {
+                    with_id.push(number);
+                    opened += 1;
+                    deliveries.most_open = deliveries.most_open.max(opened);
+                }
                 *deliveries.sent.entry(number).or_default() += 1;
             } else if let Some((_, rest)) = acknowledging.iter().find_map(|start| line.split_once(start)) {
                 let id = digits(rest).with_context(|| format!("cannot read: {line}"))?;
-                open.remove(&id);
-                if let Some(number) = numbers.get(&id) {
-                    *deliveries.acknowledged.entry(*number).or_default() += 1;
+                if let Some(with_id) = open.get_mut(&id).filter(|numbers| !numbers.is_empty()) {
+                    *deliveries.acknowledged.entry(with_id.remove(0)).or_default() += 1;
+                    opened -= 1;
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use rivven_integration_tests::broker::Broker;
 use rivven_integration_tests::client::{Client, Message, publish};
-use rivven_integration_tests::proxy::{Fate, Kind, Proxy};
+use rivven_integration_tests::proxy::{Fate, HANDSHAKE, Kind, Proxy};
 use rivven_integration_tests::wait::wait_for;
 use rivven_mqtt::{MqttSource, QoS};
 use rumqttc::QoS as Wire;
@@ -117,16 +117,6 @@ fn reading(source: &MqttSource) -> mpsc::UnboundedReceiver<(String, bool)> {
 }
 
 pub async fn exactly_once() {
-    const CUTS: [(Kind, Fate); 8] = [
-        (Kind::Publish, Fate::Lost),
-        (Kind::Publish, Fate::Arrives),
-        (Kind::PubRec, Fate::Lost),
-        (Kind::PubRec, Fate::Arrives),
-        (Kind::PubRel, Fate::Lost),
-        (Kind::PubRel, Fate::Arrives),
-        (Kind::PubComp, Fate::Lost),
-        (Kind::PubComp, Fate::Arrives),
-    ];
     let broker = Broker::launch().await.unwrap();
     let proxy = Proxy::listen(broker.port()).await.unwrap();
     let state = tempfile::tempdir().unwrap();
@@ -137,7 +127,7 @@ pub async fn exactly_once() {
     let mut events = reading(&source);
     let mut publisher = Client::connect(broker.port(), "publisher").await.unwrap();
     let mut expected = Vec::new();
-    for (n, (kind, fate)) in CUTS.into_iter().enumerate() {
+    for (n, (kind, fate)) in HANDSHAKE.into_iter().enumerate() {
         proxy.cut_at(kind, fate);
         let text = format!("{n}: {kind:?} {fate:?}");
         publisher.publish(Wire::ExactlyOnce, [Message::new("plant/a", text.clone())]).await.unwrap();
