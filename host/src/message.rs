@@ -4,60 +4,15 @@
 //! Nothing here is allocated per message: the driver decodes into the columns, the plugin reads the same columns, a sink
 //! slices forwarded records from them, and the batch that travels back to the driver is the acknowledgement.
 
-use std::ops::Range;
+mod column;
+mod outcome;
+mod sequences;
+
 use std::sync::Arc;
 
-use bytes::Bytes;
-use wasmtime::component::{ComponentType, Lift, Lower};
-
-/// A column of byte strings: item `i` is `data[ends[i - 1]..ends[i]]`, with 0 before the first end.
-#[derive(Debug, Default, Clone, PartialEq, Eq, ComponentType, Lower)]
-#[component(record)]
-pub struct Column {
-    /// The items, one after the other.
-    pub data: Vec<u8>,
-    /// Where each item ends in `data`, never falling.
-    pub ends: Vec<u32>,
-}
-
-impl Column {
-    /// Appends one item.
-    #[inline]
-    pub fn push(&mut self, item: &[u8]) {
-        self.data.extend_from_slice(item);
-        self.ends.push(self.data.len() as u32);
-    }
-
-    /// How many items there are.
-    #[inline]
-    pub fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    /// Whether there is no item.
-    pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
-    }
-
-    /// Item `index`; empty where there is none.
-    #[inline]
-    pub fn get(&self, index: usize) -> &[u8] {
-        slice(&self.data, &self.ends, index)
-    }
-
-    /// Forgets the items, keeps the memory.
-    pub fn clear(&mut self) {
-        self.data.clear();
-        self.ends.clear();
-    }
-}
-
-#[inline]
-fn slice<'a>(data: &'a [u8], ends: &[u32], index: usize) -> &'a [u8] {
-    let Some(&end) = ends.get(index) else { return &[] };
-    let start = if index == 0 { 0 } else { ends[index - 1] };
-    data.get(start as usize..end as usize).unwrap_or_default()
-}
+pub use self::column::{Column, OutputColumn};
+pub use self::outcome::{NO_MESSAGE, Outcome, Outputs, Verdict};
+pub use self::sequences::Sequences;
 
 /// MQTT quality of service (MQTT 3.1.1 section 4.3).
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -111,66 +66,6 @@ impl Flags {
     /// The byte as the WIT's `delivery` column carries it.
     pub fn bits(self) -> u8 {
         self.0
-    }
-}
-
-/// Receive sequence numbers of a source, as ascending runs. A number is given to every message that enters the host, starts
-/// at 0 when the host starts and is never used twice, so it also tells connections apart: an acknowledgement whose number
-/// is older than a connection never leaves on it.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Sequences(Vec<Range<u64>>);
-
-impl Sequences {
-    /// Appends a number that is greater than all before it.
-    #[inline]
-    pub fn push(&mut self, sequence: u64) {
-        match self.0.last_mut() {
-            Some(run) if run.end == sequence => run.end += 1,
-            _ => self.0.push(sequence..sequence + 1),
-        }
-    }
-
-    /// The runs, ascending and apart.
-    pub fn runs(&self) -> &[Range<u64>] {
-        &self.0
-    }
-
-    /// The numbers, ascending.
-    pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
-        self.0.iter().cloned().flatten()
-    }
-
-    /// How many numbers there are.
-    pub fn len(&self) -> u64 {
-        self.0.iter().map(|run| run.end - run.start).sum()
-    }
-
-    /// Whether there is no number.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The number at place `index`, from 0.
-    pub fn get(&self, index: u64) -> Option<u64> {
-        let mut before = 0;
-        self.0.iter().find_map(|run| {
-            let number = run.start + (index - before);
-            before += run.end - run.start;
-            (number < run.end).then_some(number)
-        })
-    }
-
-    /// Forgets the numbers, keeps the memory.
-    pub fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    /// Forgets the numbers from `from` on.
-    pub fn truncate(&mut self, from: u64) {
-        self.0.retain(|run| run.start < from);
-        if let Some(last) = self.0.last_mut() {
-            last.end = last.end.min(from);
-        }
     }
 }
 
@@ -369,98 +264,6 @@ impl<'a> Message<'a> {
     }
 }
 
-/// What a plugin decides about one message. The values are those of the WIT's enum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ComponentType, Lift)]
-#[component(enum)]
-#[repr(u8)]
-pub enum Verdict {
-    /// Forward the message unchanged.
-    #[component(name = "pass")]
-    Pass,
-    /// Acknowledge it and write nothing.
-    #[component(name = "drop")]
-    Drop,
-    /// Write the outputs that name it.
-    #[component(name = "emit")]
-    Emit,
-    /// Dead-letter it, with a reason.
-    #[component(name = "reject")]
-    Reject,
-    /// Absorbed: acknowledged when a later flush commits.
-    #[component(name = "hold")]
-    Hold,
-}
-
-/// A column that came out of a plugin; the same shape as [`Column`], in memory that records can share.
-#[derive(Debug, Default, Clone, ComponentType, Lift)]
-#[component(record)]
-pub struct OutputColumn {
-    /// The items, one after the other.
-    pub data: Bytes,
-    /// Where each item ends; checked before anything else sees the column.
-    pub ends: Vec<u32>,
-}
-
-impl OutputColumn {
-    /// Item `index`; empty where there is none.
-    #[inline]
-    pub fn get(&self, index: usize) -> &[u8] {
-        slice(&self.data, &self.ends, index)
-    }
-
-    /// Item `index` in memory that it shares with the column.
-    pub fn share(&self, index: usize) -> Bytes {
-        self.data.slice_ref(self.get(index))
-    }
-}
-
-/// Stands in [`Outputs::of`] for an output that belongs to no message.
-pub const NO_MESSAGE: u32 = u32::MAX;
-
-/// Records that a plugin emitted, as columns.
-#[derive(Debug, Default, Clone)]
-pub struct Outputs {
-    /// For each output, the index of its message; never falling. The outputs of a flush have no message: [`NO_MESSAGE`], or
-    /// nothing here.
-    pub of: Vec<u32>,
-    /// Destination topics; no column or an empty item means the source's own.
-    pub topics: OutputColumn,
-    /// Keys; no column or an empty item means the source's own.
-    pub keys: OutputColumn,
-    /// Values, one for each output.
-    pub values: OutputColumn,
-}
-
-impl Outputs {
-    /// How many outputs there are.
-    pub fn len(&self) -> usize {
-        self.values.ends.len()
-    }
-
-    /// Whether there is no output.
-    pub fn is_empty(&self) -> bool {
-        self.values.ends.is_empty()
-    }
-
-    /// Bytes of topics, keys and values.
-    pub fn bytes(&self) -> usize {
-        self.topics.data.len() + self.keys.data.len() + self.values.data.len()
-    }
-}
-
-/// What a plugin made of a batch, checked: lengths agree, ends are in order and in range, outputs belong to `emit`.
-#[derive(Debug, Default, Clone)]
-pub struct Outcome {
-    /// One for each message. Empty: every message passes.
-    pub verdicts: Vec<Verdict>,
-    /// What the messages with [`Verdict::Emit`] became.
-    pub outputs: Outputs,
-    /// Why messages with [`Verdict::Reject`] were rejected; ascending, at most one for each.
-    pub reasons: Vec<(u32, String)>,
-    /// Of each reason, the place of the plugin in the source's list; empty where there is one plugin only.
-    pub rejected_by: Vec<usize>,
-}
-
 /// What a plugin worker is asked to do.
 #[derive(Debug)]
 pub enum Work {
@@ -475,41 +278,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_column_gives_back_its_items() {
-        let mut column = Column::default();
-        for item in [&b"a"[..], b"", b"bcd"] {
-            column.push(item);
-        }
-        assert_eq!(
-            (column.get(0), column.get(1), column.get(2), column.get(3)),
-            (&b"a"[..], &b""[..], &b"bcd"[..], &b""[..])
-        );
-    }
-
-    #[test]
     fn flags_are_those_of_the_first_byte() {
         // PUBLISH with DUP, QoS 2 and RETAIN: 0011 1101.
         let flags = Flags::from_first_byte(0x3d);
         assert_eq!(flags, Flags::new(QoS::ExactlyOnce, true, true));
         assert_eq!((flags.qos(), flags.retain(), flags.duplicate()), (QoS::ExactlyOnce, true, true));
         assert_eq!(Flags::from_first_byte(0x30), Flags::new(QoS::AtMostOnce, false, false));
-    }
-
-    #[test]
-    fn sequences_join_neighbours() {
-        let mut sequences = Sequences::default();
-        for n in [4, 5, 6, 9, 11, 12] {
-            sequences.push(n);
-        }
-        assert_eq!(sequences.runs(), [4..7, 9..10, 11..13]);
-        assert_eq!(sequences.iter().collect::<Vec<_>>(), [4, 5, 6, 9, 11, 12]);
-        assert_eq!(sequences.len(), 6);
-        let at: Vec<_> = (0..7).map(|index| sequences.get(index)).collect();
-        assert_eq!(at, [Some(4), Some(5), Some(6), Some(9), Some(11), Some(12), None]);
-        sequences.truncate(12);
-        assert_eq!(sequences.runs(), [4..7, 9..10, 11..12]);
-        sequences.truncate(5);
-        assert_eq!(sequences.iter().collect::<Vec<_>>(), [4]);
     }
 
     #[test]
