@@ -133,13 +133,20 @@ mod tests {
     }
 
     fn packets(name: &str, version: Version) {
-        let mut packets = 0;
-        run(name, 30_000, Vec::new(), |data| packets += crate::mqtt::fuzz::packets(version, data));
+        let (mut packets, mut seen_alike) = (0, 0);
+        run(name, 30_000, Vec::new(), |data| {
+            let checked = crate::mqtt::fuzz::packets(version, data);
+            packets += checked.packets;
+            seen_alike += checked.seen_alike;
+        });
         // Mutations that are only noise would show nothing.
-        assert!(packets as u64 > number("FUZZ_RUNS", 30_000), "{packets} packets only");
+        let runs = number("FUZZ_RUNS", 30_000);
+        assert!(packets > runs && seen_alike > runs / 2, "{packets} packets only, {seen_alike} of them good");
         #[allow(clippy::print_stdout)] // For whoever asks for ten million.
         {
-            println!("{name}: {packets} packets");
+            println!(
+                "{name}: {packets} packets, {seen_alike} of them taken, and seen alike by another codec"
+            );
         }
     }
 

@@ -1,4 +1,5 @@
-//! The read path on any bytes: framing, PUBLISH, all other packets, and batches; and whether rumqttc's codec sees the same in them.
+//! The read path on any bytes: framing, PUBLISH, all other packets, and batches; and whether rumqttc's codec, and another one, see
+//! the same in them.
 
 use std::path::Path;
 use std::task::{Context, Waker};
@@ -10,6 +11,7 @@ use rumqttc::v5::mqttbytes::v5;
 use super::intake::{Intake, Stop};
 use super::packet::{self, Incoming};
 use super::publish::{self, PUBLISH, ReadBuffer, legal_topic};
+use super::second_opinion::{self, Said};
 use super::testing::{Pipeline, driver, pipeline, settings};
 use crate::config::{Retained, Version};
 use crate::message::Work;
@@ -28,17 +30,26 @@ pub(crate) struct Plain {
     pub flags: u8,
 }
 
-/// How many whole packets there are in `data`, all of which were taken or refused without harm.
-pub(crate) fn packets(version: Version, data: &[u8]) -> usize {
+/// How many whole packets there were, all of which were taken or refused without harm.
+#[derive(Debug, Default)]
+pub(crate) struct Checked {
+    pub packets: u64,
+    /// Those which the other codec takes as we do, and sees the same in.
+    pub seen_alike: u64,
+}
+
+/// Reads `data` as it may come from a broker.
+pub(crate) fn packets(version: Version, data: &[u8]) -> Checked {
     let mut rest = data;
-    let mut frames = 0;
+    let mut checked = Checked::default();
     while let Ok(Some(head)) = publish::head(rest) {
         let Some((frame, after)) = rest.split_at_checked(head.total) else { break };
-        check_frame(version, frame);
-        (rest, frames) = (after, frames + 1);
+        checked.packets += 1;
+        checked.seen_alike += u64::from(check_frame(version, frame));
+        rest = after;
     }
     stream(version, data);
-    frames
+    checked
 }
 
 /// What we make of a whole PUBLISH: nothing where it, its topic name or its properties are malformed.
@@ -80,7 +91,8 @@ fn codec(version: Version, frame: &[u8]) -> Option<Plain> {
     legal_topic(&plain.topic).then_some(plain).filter(|plain| !plain.topic.is_empty())
 }
 
-fn check_frame(version: Version, frame: &[u8]) {
+/// Whether another codec sees the same in this packet; false where one of us refuses it.
+fn check_frame(version: Version, frame: &[u8]) -> bool {
     if frame.first().is_some_and(|first| first >> 4 == PUBLISH) {
         let (ours, codec) = (ours(version, frame), codec(version, frame));
         match (&ours, &codec) {
@@ -88,14 +100,26 @@ fn check_frame(version: Version, frame: &[u8]) {
             // The codec takes some properties that no PUBLISH may have, or that may come once.
             (None, Some(_)) => assert!(version == Version::V5, "we refuse what the codec takes: {frame:?}"),
         }
-        return;
+        return ours.is_some_and(|plain| seen_alike(version, frame, Said::Publish(plain)));
     }
     match packet::decode(version, frame) {
-        Ok(Incoming::SubAck { granted, .. }) => assert!(granted.len() < frame.len()),
-        Ok(Incoming::PubRel { packet_id }) => assert_ne!(packet_id, 0),
-        Ok(_) => {}
-        Err(error) => assert!(!error.to_string().is_empty()),
+        Ok(incoming) => {
+            if let Incoming::SubAck { granted, .. } = &incoming {
+                assert!(granted.len() < frame.len());
+            }
+            seen_alike(version, frame, incoming.into())
+        }
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            false
+        }
     }
+}
+
+fn seen_alike(version: Version, frame: &[u8], ours: Said) -> bool {
+    let Some(theirs) = second_opinion::of(version, frame) else { return false };
+    assert_eq!(ours, theirs, "{version:?}: {frame:?}");
+    true
 }
 
 /// The same bytes as a connection reads them, in pieces: what enters is whole, is settled and leaves nothing behind.

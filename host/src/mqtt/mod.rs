@@ -18,6 +18,9 @@ mod reason;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod rules_tests;
+#[cfg(any(test, fuzzing))]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod second_opinion;
 mod session;
 mod store;
 mod subscribe;

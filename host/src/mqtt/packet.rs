@@ -75,6 +75,10 @@ pub(super) fn decode(version: Version, packet: &[u8]) -> Result<Incoming, MqttEr
         return Err(malformed(format!("its flags are {:#03x}, which it may not have", first & 0xf)));
     }
     match (packet, version) {
+        // Section 3.13.1: rumqttc does not look.
+        ([0xd0, length, ..], _) if *length != 0 => {
+            return Err(malformed("it has a body, which it may not have".into()));
+        }
         // 5.0 section 3.14.2.1: without a reason code it is 0x00. 3.1.1 has no DISCONNECT from the broker; some send it.
         ([0xe0, 0], _) => return Ok(disconnect(0, None, None)),
         ([0xe0, 1, code], Version::V5) => return Ok(disconnect(*code, None, None)),
@@ -96,7 +100,9 @@ pub(super) fn decode(version: Version, packet: &[u8]) -> Result<Incoming, MqttEr
     .ok_or_else(|| error(name, "a broker may not send it to a subscriber", PROTOCOL_ERROR))
     .and_then(|incoming| match incoming {
         // MQTT-2.3.1-1 of 3.1.1; section 2.2.1 of 5.0.
-        Incoming::PubRel { packet_id: 0 } => Err(malformed("the packet identifier is 0".into())),
+        Incoming::PubRel { packet_id: 0 }
+        | Incoming::SubAck { packet_id: 0, .. }
+        | Incoming::UnsubAck { packet_id: 0, .. } => Err(malformed("the packet identifier is 0".into())),
         incoming => Ok(incoming),
     })
 }

@@ -132,7 +132,9 @@ fn reserved_flags_and_the_identifier_0_are_malformed() {
             (&[0x6f, 2, 0, 1], "PUBREL from the MQTT broker: its flags are 0xf, which it may not have"),
             (&[0xd1, 0], "PINGRESP from the MQTT broker: its flags are 0x1, which it may not have"),
             (&[0x98, 3, 0, 1, 1], "SUBACK from the MQTT broker: its flags are 0x8, which it may not have"),
+            (&[0xd0, 1, 0], "PINGRESP from the MQTT broker: it has a body, which it may not have"),
             (&[0x62, 2, 0, 0], "PUBREL from the MQTT broker: the packet identifier is 0"),
+            (&[0x90, 4, 0, 0, 0, 0], "SUBACK from the MQTT broker: the packet identifier is 0"),
         ] {
             let error = decode(version, packet).unwrap_err();
             assert_eq!(error.to_string(), says);
@@ -140,6 +142,8 @@ fn reserved_flags_and_the_identifier_0_are_malformed() {
         }
         assert_eq!(decode(version, &[0x62, 2, 1, 2]).unwrap(), Incoming::PubRel { packet_id: 0x102 });
     }
+    let error = decode(Version::V4, &[0xb0, 2, 0, 0]).unwrap_err().to_string();
+    assert_eq!(error, "UNSUBACK from the MQTT broker: the packet identifier is 0");
     // 5.0 section 3.6.2.1: the reason code is there, or left out.
     assert_eq!(decode(Version::V5, &[0x62, 3, 0, 7, 0x92]).unwrap(), Incoming::PubRel { packet_id: 7 });
 }
