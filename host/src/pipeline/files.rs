@@ -31,10 +31,15 @@ mod imp {
     use std::os::fd::OwnedFd;
     use std::os::unix::fs::MetadataExt;
     use std::path::{Path, PathBuf};
+    use std::time::Duration;
 
     use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
     use tokio::io::Interest;
     use tokio::io::unix::AsyncFd;
+    use tokio::time::sleep;
+
+    /// How often it is looked for a folder that is gone.
+    const AGAIN: Duration = Duration::from_millis(500);
 
     pub(super) struct Watch {
         inotify: AsyncFd<OwnedFd>,
@@ -43,22 +48,26 @@ mod imp {
 
     struct File {
         path: PathBuf,
-        /// The watch of its folder: a file that takes its place is a new one, and has no watch.
-        folder: i32,
+        /// The watch of its folder: a file that takes its place is a new one, and has no watch. `None` while the folder is gone.
+        folder: Option<i32>,
         name: Vec<u8>,
         /// Where links lead.
         target: Option<PathBuf>,
     }
 
+    fn watch_folder_of(path: &Path, inotify: &OwnedFd) -> io::Result<i32> {
+        // Not when a file is modified: it is not complete then.
+        let complete = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::CREATE;
+        let gone = WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Ok(inotify::add_watch(inotify, folder, complete | gone | WatchFlags::ONLYDIR)?)
+    }
+
     impl Watch {
         pub(super) fn new(files: Vec<PathBuf>) -> io::Result<Self> {
             let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-            // Not when it is modified: it is not complete then.
-            let complete =
-                WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::CREATE | WatchFlags::ONLYDIR;
             let watch = |path: PathBuf| {
-                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-                let folder = inotify::add_watch(&inotify, folder.unwrap_or(Path::new(".")), complete)?;
+                let folder = Some(watch_folder_of(&path, &inotify)?);
                 let name = path.file_name().unwrap_or_default().as_encoded_bytes().to_vec();
                 Ok(File { target: canonicalize(&path).ok(), path, folder, name })
             };
@@ -70,34 +79,56 @@ mod imp {
 
         pub(super) async fn changed(&mut self) {
             loop {
-                let Ok(mut ready) = self.inotify.readable().await else { return pending().await };
-                let mut changed = false;
-                let mut buffer = [MaybeUninit::uninit(); 4_096];
-                let mut events = Reader::new(self.inotify.get_ref(), &mut buffer);
-                while let Ok(event) = events.next() {
-                    let name = event.file_name().map(|name| name.to_bytes());
-                    let created = event.events().contains(ReadFlags::CREATE);
-                    let is = |file: &File| {
-                        event.wd() == file.folder
-                            && name == Some(file.name.as_slice())
-                            && (!created || is_linked(&file.path))
-                    };
-                    // After an overflow nobody knows.
-                    changed |=
-                        event.events().contains(ReadFlags::QUEUE_OVERFLOW) || self.files.iter().any(is);
-                }
-                ready.clear_ready();
-                for file in &mut self.files {
-                    // A link on the way to it may have been replaced, as in a mounted volume of Kubernetes.
-                    let target = canonicalize(&file.path).ok();
-                    changed |= target.is_some() && target != file.target;
-                    file.target = target.or(file.target.take());
-                }
+                let lost = self.files.iter().any(|file| file.folder.is_none());
+                let changed = tokio::select! {
+                    changed = events(&self.inotify, &mut self.files) => changed,
+                    () = sleep(AGAIN), if lost => self.find_again(),
+                };
                 if changed {
                     return;
                 }
             }
         }
+
+        /// Watches folders that are there again, as after a build from nothing. Whether one of their files is there too, which is
+        /// another one then.
+        fn find_again(&mut self) -> bool {
+            let mut found = false;
+            for file in self.files.iter_mut().filter(|file| file.folder.is_none()) {
+                file.folder = watch_folder_of(&file.path, self.inotify.get_ref()).ok();
+                found |= file.folder.is_some() && file.path.exists();
+            }
+            found
+        }
+    }
+
+    /// Whether one of `files` has changed by what has happened next.
+    async fn events(inotify: &AsyncFd<OwnedFd>, files: &mut [File]) -> bool {
+        let Ok(mut ready) = inotify.readable().await else { return pending().await };
+        let mut changed = false;
+        let mut buffer = [MaybeUninit::uninit(); 4_096];
+        let mut events = Reader::new(inotify.get_ref(), &mut buffer);
+        while let Ok(event) = events.next() {
+            let name = event.file_name().map(|name| name.to_bytes());
+            let is = |flags| event.events().intersects(flags);
+            // After an overflow nobody knows.
+            changed |= is(ReadFlags::QUEUE_OVERFLOW);
+            for file in files.iter_mut().filter(|file| file.folder == Some(event.wd())) {
+                if is(ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED) {
+                    file.folder = None;
+                } else if name == Some(file.name.as_slice()) {
+                    changed |= !is(ReadFlags::CREATE) || is_linked(&file.path);
+                }
+            }
+        }
+        ready.clear_ready();
+        for file in files {
+            // A link on the way to it may have been replaced, as in a mounted volume of Kubernetes.
+            let target = canonicalize(&file.path).ok();
+            changed |= target.is_some() && target != file.target;
+            file.target = target.or(file.target.take());
+        }
+        changed
     }
 
     /// A file that was created is complete if it has another name too: then it is a link to one that was there. One that is being
@@ -192,6 +223,30 @@ mod tests {
             fs::hard_link(&built, &file).unwrap();
             assert!(is_seen(&mut watch, &mut marker, folder).await, "{version}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_made_again_is_watched_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("release");
+        let file = folder.join("p.wasm");
+        fs::create_dir(&folder).unwrap();
+        fs::write(&file, "one").unwrap();
+        let mut watch = Watch::new(vec![file.clone()]).unwrap();
+        // As by `cargo clean` and a build, and as by a deployment that moves folders.
+        fs::remove_dir_all(&folder).unwrap();
+        fs::create_dir(&folder).unwrap();
+        fs::write(&file, "two").unwrap();
+        watch.changed().await;
+        fs::rename(&folder, parent.path().join("before")).unwrap();
+        fs::create_dir(&folder).unwrap();
+        fs::write(&file, "three").unwrap();
+        watch.changed().await;
+        // And what happens in it is seen.
+        let mut marker = Watch::new(vec![folder.join("marker")]).unwrap();
+        assert!(!is_seen(&mut watch, &mut marker, &folder).await);
+        fs::write(&file, "four").unwrap();
+        assert!(is_seen(&mut watch, &mut marker, &folder).await);
     }
 
     #[tokio::test]

@@ -1,11 +1,13 @@
 //! Loading the plugins of a source, and starting their instances.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tracing::info;
 
+use super::files::Watch;
 use crate::chain::Chain;
 use crate::config::{self, Config, Mqtt, Source, Version};
 use crate::error::{HostError, PluginError};
@@ -177,6 +179,8 @@ pub(super) fn stack(plugins: &[config::Plugin]) -> usize {
 /// The plugins of a source that is to run.
 pub(super) struct Ready {
     pub loader: Option<Loader>,
+    /// Of their files.
+    pub watch: Option<io::Result<Watch>>,
     pub loaded: Loaded,
     pub journal: Option<Journal>,
 }
@@ -202,8 +206,10 @@ pub(super) fn load(
     let Some(mut loader) = Loader::new(sandbox, start, name, source)? else {
         let transforms: Vec<Box<dyn Transform>> = vec![Box::new(PassAll)];
         let loaded = Loaded { plugins: Vec::new(), names: Vec::new(), transforms };
-        return Ok(Ready { loader: None, loaded, journal: None });
+        return Ok(Ready { loader: None, watch: None, loaded, journal: None });
     };
+    // Before they are read: a change while the others are loaded is one, too.
+    let watch = state_dir.map(|_| Watch::new(loader.files()));
     let plugins = loader.compile()?;
     let journal = match state_dir {
         Some(folder) => loader.state(&plugins, folder)?,
@@ -211,7 +217,7 @@ pub(super) fn load(
     };
     let loaded = loader.start(plugins)?;
     loader.is_live(&loaded.names);
-    Ok(Ready { loader: Some(loader), loaded, journal })
+    Ok(Ready { loader: Some(loader), watch, loaded, journal })
 }
 
 /// Loads the plugins of a source and calls the `init` of each, for nothing but to see that it works.

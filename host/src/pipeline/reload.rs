@@ -3,6 +3,7 @@
 //! The new ones are compiled and started beside those that run. Each worker takes them between two batches, when what it held
 //! is flushed. When one cannot be loaded, nothing changes.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -50,14 +51,19 @@ pub(super) struct Reloader {
 
 impl Reloader {
     /// Reloads whenever it is asked to or a file has changed, until shutdown.
-    pub async fn run(self, mut asked: watch::Receiver<()>, mut shutdown: watch::Receiver<bool>) {
-        let mut files = match Watch::new(self.loader.files()) {
-            Ok(files) => Some(files),
-            Err(error) => {
-                warn!(source = self.name, %error, "changes of the plugin's file are not noticed: send SIGHUP to load it again");
-                None
-            }
-        };
+    pub async fn run(
+        self,
+        files: Option<io::Result<Watch>>,
+        mut asked: watch::Receiver<()>,
+        mut shutdown: watch::Receiver<bool>,
+    ) {
+        let mut files = files.and_then(|files| {
+            files
+                .inspect_err(|error| {
+                    warn!(source = self.name, %error, "changes of the plugin's file are not noticed: send SIGHUP to load it again");
+                })
+                .ok()
+        });
         let reloads = async {
             loop {
                 let changed = async {

@@ -62,7 +62,7 @@ impl Host {
         ready: Ready,
         settings: &Settings,
     ) -> Result<(), HostError> {
-        let Ready { loader, loaded, journal } = ready;
+        let Ready { loader, watch, loaded, journal } = ready;
         let metrics = Arc::new(SourceMetrics::default());
         let status = Status::default();
         status.not_ready(Part::Mqtt, "connecting");
@@ -127,7 +127,7 @@ impl Host {
             // A worker in quarantine ends with the reloads that it waits for.
             tokio::select! {
                 ended = &mut ended => return ended,
-                () = reloads.run(asked, shutdown) => {}
+                () = reloads.run(watch, asked, shutdown) => {}
             }
             ended.await
         });
