@@ -63,10 +63,10 @@ impl Live {
         self.quarantine.fault(self.generation, plugin.unwrap_or_default(), fault, Instant::now());
     }
 
-    /// Blocks while the plugins are in quarantine: until there are others, which come back.
-    pub(crate) fn wait(&mut self) -> Result<Option<Swap>, Stop> {
+    /// The plugins that are to take over, if there are any. Blocks for them while those that run are in quarantine.
+    pub(crate) fn successor(&mut self) -> Result<Option<Swap>, Stop> {
         if !self.quarantine.holds(self.generation) {
-            return Ok(None);
+            return Ok(self.swaps.try_recv().ok());
         }
         match Handle::current().block_on(self.swaps.recv()) {
             Some(swap) => Ok(Some(swap)),

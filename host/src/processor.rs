@@ -143,10 +143,10 @@ impl Processor {
         Ok(())
     }
 
-    /// Waits while the plugins are in quarantine, and takes those that end it.
+    /// Takes other plugins where there are any, and waits for them while those that run are in quarantine.
     fn admit(&mut self) -> Result<(), Stop> {
         while let Some(live) = &mut self.live
-            && let Some(swap) = live.wait()?
+            && let Some(swap) = live.successor()?
         {
             self.swap(swap)?;
         }

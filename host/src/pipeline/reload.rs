@@ -1,6 +1,6 @@
 //! Loading the plugins of a running source again.
 //!
-//! The new ones are compiled and started beside those that run. Each worker takes them between two batches, when what it held
+//! The new ones are compiled and started beside those that run. Each worker takes them between two calls, when what it held
 //! is flushed. When one cannot be loaded, nothing changes.
 
 use std::io;

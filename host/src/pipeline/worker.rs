@@ -30,7 +30,7 @@ pub(super) fn spawn<T: Send + 'static>(
 }
 
 /// What a worker does until its channel is closed: batches in, deliveries out, a flush whenever something has been held for
-/// as long as the interval, and other plugins between two batches.
+/// as long as the interval, and other plugins between two calls.
 pub(super) fn work_off(
     processor: &mut Processor,
     work: &mut mpsc::Receiver<Work>,
