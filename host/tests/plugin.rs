@@ -319,6 +319,28 @@ fn a_fault_leaves_no_state_and_a_success_shows_it_to_every_worker() {
 }
 
 #[test]
+fn what_init_writes_is_not_there_before_its_instance_gets_to_work() {
+    let limits = patient();
+    let host = PluginHost::new("test", &limits);
+    let load = |json| load_with("hostile_attacks", json, limits, host.clone()).unwrap();
+    let get = |worker: &mut Worker| values(&worker.process(&mut batch(&[("t", "get:k")])).unwrap());
+    let mut old = load("null").worker().unwrap();
+    let new = load(r#""set:k=new""#);
+    // As of a reload that fails with the next plugin of the list.
+    drop(new.worker().unwrap());
+    assert_eq!(get(&mut old), [""; 0]);
+    let mut new = new.worker().unwrap();
+    assert_eq!(get(&mut old), [""; 0]);
+    // Nor is it forgotten by what happens before that.
+    new.roll_back();
+    assert_eq!((get(&mut new), get(&mut old)), (vec!["new".to_owned()], vec!["new".to_owned()]));
+    let mut writes = Vec::new();
+    new.publish(&mut writes);
+    let changes = vec![(Arc::from("k"), Some(Arc::from(*b"new")))];
+    assert_eq!(writes, [StateWrites { plugin: "hostile_attacks".into(), changes }]);
+}
+
+#[test]
 fn state_logs_and_metrics_have_limits() {
     let limits = Limits { state: 3 << 20, log_lines_per_second: 10, metrics: 10, ..patient() };
     let host = PluginHost::new("test", &limits);

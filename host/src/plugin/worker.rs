@@ -68,6 +68,8 @@ struct Instance {
     process: TypedFunc<(Resource<BatchHandle>,), (Results,)>,
     flush: Option<TypedFunc<(), (Flushed,)>>,
     limits: Limits,
+    /// It has been called with messages.
+    at_work: bool,
 }
 
 impl Worker {
@@ -140,7 +142,7 @@ impl Worker {
 
     /// The batch has failed, in this plugin or in another: what the calls since the last time have written to `state` never was.
     pub fn roll_back(&mut self) {
-        if let Some(instance) = &mut self.instance {
+        if let Some(instance) = self.instance.as_mut().filter(|instance| instance.at_work) {
             instance.store.data_mut().state.roll_back();
         }
     }
@@ -184,10 +186,13 @@ impl Worker {
 
     /// A new instance whose `init` has succeeded.
     fn fresh(&mut self) -> Result<Instance, Fault> {
+        // Not when `init` ends: an instance that never gets to work, because another one does not start, leaves no trace.
+        if !std::mem::replace(&mut instance.at_work, true) {
+            instance.store.data_mut().state.commit_init();
+        }
         let mut instance = Instance::new(&self.plugin)?;
         let plugin = self.plugin.clone();
         self.timed(&mut instance, |instance| instance.init(&plugin.0.config))?;
-        instance.store.data_mut().state.commit_init();
         Ok(instance)
     }
 
@@ -231,7 +236,7 @@ impl Instance {
         let process = instance.get_typed_func(&mut store, exports.process).map_err(mismatch)?;
         let flush = exports.flush.map(|flush| instance.get_typed_func(&mut store, flush));
         let flush = flush.transpose().map_err(mismatch)?;
-        Ok(Instance { store, init, process, flush, limits: *limits })
+        Ok(Instance { store, init, process, flush, limits: *limits, at_work: false })
     }
 
     fn init(&mut self, config: &str) -> Result<(), Fault> {

@@ -16,7 +16,7 @@
 //! | `read:PATH`, `env` | emits a file, or rejects with the error; emits what it sees of arguments and environment |
 //! | `nonsense:RULE` | breaks a rule of the results of the whole batch, see `nonsense.rs` |
 //!
-//! The configuration is one word: `"refuse"`, `"trap"` and `"spin"` do so in `init`.
+//! The configuration is one word: `"refuse"`, `"trap"` and `"spin"` do so in `init`, and `"set:KEY=VALUE"` writes state there.
 #![cfg(target_arch = "wasm32")]
 #![allow(clippy::panic, clippy::print_stdout, clippy::print_stderr, reason = "that is what it is for")]
 
@@ -38,7 +38,8 @@ impl Plugin for Attacks {
             Some("refuse") => Err(Error::new("refused, as configured")),
             Some("trap") => panic!("trapped in init, as configured"),
             Some("spin") => spin(),
-            _ => Ok(Self),
+            Some(word) => word.strip_prefix("set:").map_or(Ok(()), set).map(|()| Self),
+            None => Ok(Self),
         }
     }
 
