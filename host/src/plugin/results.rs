@@ -5,6 +5,7 @@ use wasmtime::component::{ComponentType, Lift};
 use crate::config::Limits;
 use crate::error::Fault;
 use crate::message::{Outcome, OutputColumn, Outputs, Verdict};
+use crate::record::MAX_REASON;
 
 /// The WIT's `transform.results`.
 #[derive(Debug, Default, Clone, ComponentType, Lift)]
@@ -37,7 +38,7 @@ macro_rules! broken {
 impl Results {
     /// Checks what became of a batch of `messages`.
     pub fn check(self, messages: usize, aggregates: bool, limits: &Limits) -> Result<Outcome, Fault> {
-        let Results { verdicts, output_of, topics, keys, values, reasons } = self;
+        let Results { verdicts, output_of, topics, keys, values, mut reasons } = self;
         if verdicts.len() != messages {
             broken!("`verdicts` has {} items for {messages} messages", verdicts.len());
         }
@@ -48,6 +49,11 @@ impl Results {
         check_reasons(&reasons, &verdicts)?;
         let said = reasons.iter().map(|(_, reason)| reason.len()).sum();
         check_columns(output_of.len(), [&topics, &keys, &values], said, limits)?;
+        // They wait with their messages, and a dead letter has no more.
+        for (_, reason) in reasons.iter_mut().filter(|(_, reason)| reason.len() > MAX_REASON) {
+            reason.truncate(reason.floor_char_boundary(MAX_REASON));
+            reason.shrink_to_fit();
+        }
         let outputs = Outputs { of: output_of, topics, keys, values };
         Ok(Outcome { verdicts, outputs, reasons, ..Outcome::default() })
     }
@@ -185,6 +191,15 @@ mod tests {
         assert_eq!(outcome.reasons, [(2, "bad".to_owned())]);
         let silent = Results { verdicts: vec![Emit, Drop, Reject], ..Results::default() };
         assert!(silent.check(3, false, &Limits::default()).unwrap().outputs.is_empty());
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_where_a_character_ends() {
+        let reasons = vec![(2, format!("-{}", "\u{20ac}".repeat(100_000)))];
+        let outcome = Results { reasons, ..good() }.check(3, false, &Limits::default()).unwrap();
+        let (_, reason) = &outcome.reasons[0];
+        assert!((MAX_REASON - 2..=MAX_REASON).contains(&reason.len()), "{}", reason.len());
+        assert!(reason.capacity() <= 2 * MAX_REASON && reason.ends_with('\u{20ac}'));
     }
 
     #[test]

@@ -18,7 +18,7 @@ const MAX_PAYLOAD: usize = 6 << 20;
 /// Blocks of MQTT 5 properties that a dead letter carries, in bytes.
 const MAX_PROPERTIES: usize = 64 << 10;
 /// Reasons that a dead letter carries, in bytes.
-const MAX_REASON: usize = 4 << 10;
+pub(crate) const MAX_REASON: usize = 4 << 10;
 
 /// How the messages of a source become JSON events.
 #[derive(Debug, Default, Clone)]

@@ -16,6 +16,7 @@ use crate::delivery::{Delivery, Origin, Stage};
 use crate::message::Message;
 use crate::metrics::SourceMetrics;
 
+pub(crate) use json::MAX_REASON;
 pub use json::{EventShape, write_jsonl};
 pub use template::{MAX_TOPIC, is_legal_topic};
 
