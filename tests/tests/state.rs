@@ -218,11 +218,11 @@ async fn a_clean_restart_keeps_the_values_and_the_name_keeps_them_for_another_fi
     restart(&mut host).await;
     assert_eq!(probe(&host, &broker, &["a", "a/b", "c", "new"]).await, [335, 334, 334, 1]);
 
-    // What is there is visible: 4 keys of 8 bytes in all, 3 values of 3 and one of 1.
+    // What is there is visible: 4 keys of 8 bytes in all, 3 values of 3 and one of 1, and 128 for each.
     let metrics = host.metrics().await.unwrap();
-    assert_eq!(metrics.sum("rivven_mqtt_plugin_state_bytes").unwrap(), 18);
+    assert_eq!(metrics.sum("rivven_mqtt_plugin_state_bytes").unwrap(), 530);
     let status: Value = serde_json::from_str(&host.get("/status").await.unwrap().body).unwrap();
-    assert_eq!(status["sources"][0]["plugins"][0]["state_bytes"], 18);
+    assert_eq!(status["sources"][0]["plugins"][0]["state_bytes"], 530);
     stop(&mut host).await;
 
     // A new version under another name of the file.

@@ -323,7 +323,12 @@ pub const LIMITS: Keys = &[
     )
     .or("100"),
     Key::new("metrics", Integer(0, 10_000), "Distinct metrics; the rest is dropped and counted.").or("100"),
-    Key::new("state_mb", Integer(0, 4_096), "Keys and values in the plugin's state, in MiB.").or("16"),
+    Key::new(
+        "state_mb",
+        Integer(0, 4_096),
+        "Keys and values in the plugin's state, with 128 bytes for each, in MiB.",
+    )
+    .or("16"),
     Key::new("component_mb", Integer(1, 1_024), "Size of the component file, in MiB.").or("64"),
     Key::new("compile_seconds", Integer(1, 3_600), "Wall time of compiling the component, in seconds.")
         .or("120"),

@@ -349,7 +349,7 @@ pub struct Limits {
     pub log_lines_per_second: u32,
     /// Distinct metrics that a plugin may name (`metrics`, default 100).
     pub metrics: usize,
-    /// Keys and values in `state`, in bytes (`state_mb`, default 16 MiB).
+    /// Keys and values in `state`, with 128 bytes for each, in bytes (`state_mb`, default 16 MiB).
     pub state: usize,
     /// Size of the component file, in bytes (`component_mb`, default 64 MiB).
     pub component: usize,

@@ -22,19 +22,4 @@ pub enum JournalError {
         /// What failed.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// It is greater than the limit, which was greater in an earlier run.
-    #[error(
-        "the state of the plugin {plugin} in {} has {bytes} bytes, more than its limit of {} MiB: raise `limits.state_mb`",
-        path.display(), limit >> 20
-    )]
-    TooLarge {
-        /// The plugin's name.
-        plugin: String,
-        /// The store.
-        path: PathBuf,
-        /// What is there.
-        bytes: usize,
-        /// What may be there.
-        limit: usize,
-    },
 }

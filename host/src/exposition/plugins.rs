@@ -41,9 +41,12 @@ const FAMILIES: &[Family] = &[
             used.collect()
         },
     ),
-    ("plugin_state_bytes", "gauge", "Bytes of the keys and values in the state of plugins", |plugin| {
-        vec![(vec![], plugin.state_bytes as f64)]
-    }),
+    (
+        "plugin_state_bytes",
+        "gauge",
+        "Bytes of the keys and values in the state of plugins, with 128 for each",
+        |plugin| vec![(vec![], plugin.state_bytes as f64)],
+    ),
     ("plugin_log_lines_dropped_total", "counter", "Log lines of plugins over their budget", |plugin| {
         vec![(vec![], plugin.log_lines_dropped as f64)]
     }),

@@ -13,6 +13,8 @@ use crate::message::StateChange;
 const MAX_KEY: usize = 256;
 /// The longest value, in bytes.
 const MAX_VALUE: usize = 1 << 20;
+/// What an entry takes in memory beside its key and value, about: many small ones are not for nothing.
+const ENTRY: usize = 128;
 
 /// Why something was not written; the WIT's `state-error`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ComponentType, Lower)]
@@ -51,12 +53,12 @@ struct Committed {
 }
 
 impl StateStore {
-    /// An empty store of at most `limit` bytes, keys and values together.
+    /// An empty store of at most `limit` bytes: keys, values and 128 for each.
     pub fn new(limit: usize) -> Self {
         StateStore { limit, committed: Mutex::default() }
     }
 
-    /// How many bytes the keys and values take.
+    /// How many bytes the keys and values take, with 128 for each.
     pub fn bytes(&self) -> usize {
         self.committed().bytes
     }
@@ -66,7 +68,7 @@ impl StateStore {
         self.limit
     }
 
-    /// Starts with what was kept from an earlier run, whatever the limit is.
+    /// Starts with what was kept from an earlier run, whatever the limit is: above it nothing can be added.
     pub fn load(&self, values: impl IntoIterator<Item = (Arc<str>, Arc<[u8]>)>) {
         let mut committed = self.committed();
         for (key, value) in values {
@@ -81,11 +83,11 @@ impl StateStore {
 
 impl Committed {
     fn write(&mut self, key: Key, value: Option<Value>) {
-        let key_len = key.len();
-        let after = value.as_ref().map_or(0, |value| key_len + value.len());
+        let owned = key.clone();
+        let after = value.as_ref().map_or(0, |value| size(&owned, value));
         let before = match (self.values.entry(key), value) {
-            (Entry::Occupied(mut entry), Some(value)) => key_len + entry.insert(value).len(),
-            (Entry::Occupied(entry), None) => key_len + entry.remove().len(),
+            (Entry::Occupied(mut entry), Some(value)) => size(&owned, &entry.insert(value)),
+            (Entry::Occupied(entry), None) => size(&owned, &entry.remove()),
             (Entry::Vacant(entry), Some(value)) => {
                 entry.insert(value);
                 0
@@ -94,6 +96,10 @@ impl Committed {
         };
         self.bytes = self.bytes - before + after;
     }
+}
+
+fn size(key: &str, value: &[u8]) -> usize {
+    ENTRY + key.len() + value.len()
 }
 
 /// What one worker sees of the store: what is committed, and above it what the running batch has written.
@@ -123,6 +129,12 @@ impl Transaction {
         }
     }
 
+    /// Bytes that wait for [`publish`](Self::publish).
+    pub fn bytes(&self) -> usize {
+        let value = |write: &Write| write.value.as_ref().map_or(0, |value| value.len());
+        self.written.iter().map(|(key, write)| ENTRY + key.len() + value(write)).sum()
+    }
+
     /// Whether `key` and `value` may be written at all.
     pub fn check(key: &str, value: &[u8]) -> Result<(), StateError> {
         if key.is_empty() || key.len() > MAX_KEY {
@@ -137,11 +149,12 @@ impl Transaction {
     /// Sets `key` to `value`, which have passed [`check`](Self::check).
     pub fn set(&mut self, key: Key, value: Value) -> Result<(), StateError> {
         let mut committed = self.store.committed();
-        let before = committed.values.get(&key).map_or(0, |old| key.len() + old.len());
-        let growth = (key.len() + value.len()).saturating_sub(before);
+        let before = committed.values.get(&key).map_or(0, |old| size(&key, old));
+        let growth = size(&key, &value).saturating_sub(before);
         let reserved = self.written.get(&key).map_or(0, |write| write.growth);
         let others = committed.reserved - reserved;
-        if committed.bytes + others + growth > self.store.limit {
+        // What does not grow it is taken also by a store that is over its limit.
+        if growth > 0 && committed.bytes + others + growth > self.store.limit {
             return Err(StateError::Full);
         }
         committed.reserved = others + growth;
@@ -222,13 +235,13 @@ mod tests {
 
     #[test]
     fn a_write_is_seen_by_its_batch_and_by_others_once_it_is_published() {
-        let (store, mut one, mut other) = two_workers(100);
+        let (store, mut one, mut other) = two_workers(1_000);
         one.set("k".into(), Arc::from(*b"value")).unwrap();
         assert_eq!(one.get("k").as_deref(), Some(&b"value"[..]));
         assert_eq!(other.get("k"), None);
         one.publish();
         assert_eq!(other.get("k").as_deref(), Some(&b"value"[..]));
-        assert_eq!(store.bytes(), 6);
+        assert_eq!(store.bytes(), ENTRY + 6);
         other.delete("k");
         assert_eq!(other.get("k"), None);
         assert_eq!(one.get("k").as_deref(), Some(&b"value"[..]));
@@ -238,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_batch_that_fails_leaves_no_trace() {
-        let (store, mut one, mut other) = two_workers(10);
+        let (store, mut one, mut other) = two_workers(2 * ENTRY + 10);
         one.set("a".into(), Arc::from(*b"1")).unwrap();
         one.publish();
         one.set("a".into(), Arc::from(*b"22")).unwrap();
@@ -246,7 +259,7 @@ mod tests {
         one.set("b".into(), Arc::from(*b"3333")).unwrap();
         one.roll_back();
         assert_eq!(one.get("a").as_deref(), Some(&b"1"[..]));
-        assert_eq!((one.get("b"), store.bytes()), (None, 2));
+        assert_eq!((one.get("b"), store.bytes()), (None, ENTRY + 2));
         // Nothing is reserved any more: the other worker can take all the rest.
         assert_eq!(other.set("c".into(), Arc::from(*b"1234567")), Ok(()));
         assert_eq!(other.set("c".into(), Arc::from(*b"12345678")), Err(StateError::Full));
@@ -254,26 +267,57 @@ mod tests {
 
     #[test]
     fn running_batches_cannot_take_the_same_space() {
-        let (_, mut one, mut other) = two_workers(10);
+        let (_, mut one, mut other) = two_workers(2 * ENTRY + 10);
         one.set("a".into(), Arc::from(*b"12345")).unwrap();
         assert_eq!(other.set("b".into(), Arc::from(*b"1234")), Err(StateError::Full));
         assert_eq!(other.set("b".into(), Arc::from(*b"123")), Ok(()));
         // Less in the same batch gives space back.
         one.set("a".into(), Arc::from(*b"1")).unwrap();
-        assert_eq!(other.set("c".into(), Arc::from(*b"123")), Ok(()));
+        assert_eq!(other.set("b".into(), Arc::from(*b"1234567")), Ok(()));
+        assert_eq!(one.set("a".into(), Arc::from(*b"12")), Err(StateError::Full));
         drop(other);
         assert_eq!(one.set("a".into(), Arc::from(*b"123456789")), Ok(()));
     }
 
     #[test]
     fn overwriting_needs_only_the_difference() {
-        let (store, mut one, _) = two_workers(10);
+        let (store, mut one, _) = two_workers(ENTRY + 10);
         one.set("a".into(), Arc::from(*b"12345678")).unwrap();
         one.publish();
         assert_eq!(one.set("a".into(), Arc::from(*b"123456789")), Ok(()));
         assert_eq!(one.set("a".into(), Arc::from(*b"1234567890")), Err(StateError::Full));
         one.publish();
-        assert_eq!(store.bytes(), 10);
+        assert_eq!(store.bytes(), ENTRY + 10);
+    }
+
+    #[test]
+    fn many_small_entries_are_not_for_nothing() {
+        let (store, mut one, _) = two_workers(1 << 20);
+        let mut set = |n: u32| one.set(n.to_string().into(), Arc::from(*b"")).is_ok();
+        let entries = (0..).take_while(|n| set(*n)).count();
+        assert!(entries <= (1 << 20) / ENTRY, "{entries}");
+        one.publish();
+        assert!(store.bytes() <= 1 << 20);
+    }
+
+    #[test]
+    fn a_store_over_its_limit_shrinks_and_does_not_grow() {
+        let (store, mut one, mut other) = two_workers(2 * ENTRY + 12);
+        store.load([("a".into(), Arc::from(*b"12345")), ("b".into(), Arc::from(*b"12345"))]);
+        // Two workers can bring it there: what one takes without growing it, the other has just taken away.
+        one.set("a".into(), Arc::from(*b"54321")).unwrap();
+        other.delete("a");
+        other.publish();
+        other.set("c".into(), Arc::from(*b"12345")).unwrap();
+        other.publish();
+        one.publish();
+        assert!(store.bytes() > store.limit());
+        assert_eq!(one.set("d".into(), Arc::from(*b"")), Err(StateError::Full));
+        assert_eq!(one.set("b".into(), Arc::from(*b"123456")), Err(StateError::Full));
+        assert_eq!(one.set("b".into(), Arc::from(*b"1")), Ok(()));
+        one.delete("c");
+        one.publish();
+        assert_eq!(one.set("b".into(), Arc::from(*b"123")), Ok(()));
     }
 
     #[test]
