@@ -16,6 +16,9 @@ use crate::message::{
 };
 use crate::processor::Transform;
 
+/// Bytes of parts of held messages that may wait for a flush.
+const WAITING: usize = 16 << 20;
+
 /// The plugins of a list, one instance of each.
 pub struct Chain {
     links: Vec<Link>,
@@ -190,6 +193,14 @@ impl Transform for Chain {
         self.links.iter_mut().for_each(|link| link.transform.publish(writes));
     }
 
+    fn unpublished(&self) -> usize {
+        self.links.iter().map(|link| link.transform.unpublished()).sum()
+    }
+
+    fn is_full(&self) -> bool {
+        self.waiting.bytes() > WAITING
+    }
+
     fn roll_back(&mut self) {
         self.links.iter_mut().for_each(|link| link.transform.roll_back());
     }
@@ -317,6 +328,10 @@ struct Columns {
 }
 
 impl Columns {
+    fn bytes(&self) -> usize {
+        self.topics.data.len() + self.keys.data.len() + self.values.data.len()
+    }
+
     fn push(&mut self, of: u32, emitted: &Emitted) {
         self.of.push(of);
         self.topics.push(&emitted.topic);

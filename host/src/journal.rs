@@ -1,9 +1,10 @@
 //! What plugins write to `state`, made durable before the messages that it comes from are acknowledged.
 //!
-//! A journal belongs to one source and lies between its sink and its driver: a settled batch that wrote something passes through
-//! it. It waits until that is in the store, and until all is that was published before it, because a later write may build on an
-//! earlier one. So after a crash the store is what some first commits of the source have made of it, and all that was
-//! acknowledged is among them. Whatever has gathered while the last transaction was synced shares the next one.
+//! A journal belongs to one source and lies between its sink and its driver: each settled batch passes through it. It waits until
+//! what it wrote is in the store, and until all is that was published before it: a later write may build on an earlier one, and a
+//! batch that wrote nothing may have been dropped because of what it read. So after a crash the store is what some first commits
+//! of the source have made of it, and all that was acknowledged is among them. Whatever has gathered while the last transaction
+//! was synced shares the next one.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -80,16 +81,21 @@ impl Journal {
         Ok(Journal { path, open, database: Some(database), retry: RETRY })
     }
 
-    /// Loads what is durable of a plugin into its store.
+    /// Loads what is durable of a plugin into its store. More than its limit is taken too: a limit may be lowered, and two workers
+    /// can go beyond it together.
     pub fn load(&self, plugin: &str, store: &StateStore) -> Result<(), JournalError> {
         store.load(self.values(plugin)?);
-        let (bytes, limit) = (store.bytes(), store.limit());
-        match bytes > limit {
-            true => {
-                Err(JournalError::TooLarge { plugin: plugin.into(), path: self.path.clone(), bytes, limit })
-            }
-            false => Ok(()),
+        if store.bytes() > store.limit() {
+            warn!(
+                plugin,
+                "its state in {} has {} bytes, more than its limit of {}: nothing is added until it deletes some; raise \
+                 `limits.state_mb`",
+                self.path.display(),
+                store.bytes(),
+                store.limit()
+            );
         }
+        Ok(())
     }
 
     fn values(&self, plugin: &str) -> Result<Vec<Value>, JournalError> {
@@ -143,14 +149,14 @@ impl Journal {
         while let Some(batch) = settled.blocking_recv() {
             let mut next = Some(batch);
             while let Some(batch) = next {
-                // One that wrote nothing has nothing to wait for.
                 if let Some(batch) = order.add(batch) {
                     let _ = back.send(batch);
                 }
                 next = settled.try_recv().ok();
             }
             let due = order.take();
-            if !due.is_empty() && !self.commit_at_last(source, &due, status, back, runtime) {
+            let writes = due.iter().any(|(commit, _)| !commit.writes.is_empty());
+            if writes && !self.commit_at_last(source, &due, status, back, runtime) {
                 return;
             }
             for (_, batch) in due {
@@ -231,7 +237,7 @@ struct Order {
 }
 
 impl Order {
-    /// Takes a batch, or gives it back when it wrote nothing.
+    /// Takes a batch, or gives it back when it has no place.
     fn add(&mut self, mut batch: Box<Batch>) -> Option<Box<Batch>> {
         match batch.state.take() {
             None => Some(batch),

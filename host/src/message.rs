@@ -10,6 +10,8 @@ mod sequences;
 
 use std::sync::Arc;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 pub use self::column::{Column, OutputColumn};
 pub use self::outcome::{NO_MESSAGE, Outcome, Outputs, Verdict};
 pub use self::sequences::Sequences;
@@ -112,19 +114,22 @@ pub struct Batch {
     /// Set when the packet was greater than `max_packet_size`, to its size in bytes: then this is the batch's only message, its
     /// payload was skipped, and it goes to the dead letters and past the plugin.
     pub oversized: Option<usize>,
-    /// What its processing wrote to the state of plugins; it has to be durable before the batch is acknowledged.
+    /// What its processing wrote to the state of plugins; it, and all that it may have read, has to be durable before the batch
+    /// is acknowledged. `None` where no state is kept.
     pub state: Option<StateCommit>,
     /// Filled by whoever settles the batch.
     pub tally: Tally,
 }
 
 /// What the processing of one batch wrote to the state of plugins. It is durable as a whole or not at all.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct StateCommit {
-    /// Its place among all of the source, from 0: each may build on those before it.
+    /// Its place among all of the source, from 0: each may build on those before it, also when it wrote nothing.
     pub number: u64,
     /// What was written, of each plugin that wrote something.
     pub writes: Vec<StateWrites>,
+    /// Its share of the bytes that may wait, given back when it is durable.
+    pub permit: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// What one plugin wrote to its state.

@@ -14,7 +14,7 @@ use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::warn;
 
 use crate::config::BadMessage;
@@ -29,8 +29,9 @@ use crate::sink::Sink;
 use self::pieces::{pieces, singles, tally};
 pub use self::transform::{PassAll, Transform};
 
-/// Bytes of plugin outputs of one source that may wait for the sink. Forwarded messages are bounded by the window already.
-const OUTPUT_BUDGET: usize = 64 << 20;
+/// Bytes of one source that may wait: outputs of plugins until the sink has them, what they wrote to state until it is durable.
+/// Forwarded messages are bounded by the window already.
+const BUDGET: usize = 64 << 20;
 
 /// What each output takes beside its bytes, about: a sink keeps it by itself until it is committed.
 const OUTPUT_OVERHEAD: usize = 256;
@@ -46,11 +47,11 @@ pub struct Context {
     pub sink: Arc<dyn Sink>,
     /// Back to the driver.
     pub back: mpsc::UnboundedSender<Box<Batch>>,
-    /// Back to the driver by way of the journal, for batches that wrote to the state of a plugin, where that is to be durable.
+    /// Back to the driver by way of the journal, where a plugin has state that is to be durable.
     pub journal: Option<mpsc::UnboundedSender<Box<Batch>>>,
     /// How many state commits there were. It is locked while state is published, so that all stores see the same order.
     commits: Arc<Mutex<u64>>,
-    /// Bytes of outputs that may wait for the sink.
+    /// Bytes that may wait: outputs for the sink, what was written to state for the journal.
     budget: Arc<Semaphore>,
 }
 
@@ -69,7 +70,7 @@ impl Context {
             back,
             journal: None,
             commits: Arc::default(),
-            budget: Arc::new(Semaphore::new(OUTPUT_BUDGET)),
+            budget: Arc::new(Semaphore::new(BUDGET)),
         }
     }
 
@@ -81,17 +82,20 @@ impl Context {
         &self.shape.metrics
     }
 
-    /// Publishes what was written to state.
-    fn publish(&self, transform: &mut dyn Transform) -> Option<StateCommit> {
+    /// Publishes what was written to state. A batch that wrote nothing has its place too: it may have read what is not durable
+    /// yet, and be dropped for it.
+    fn publish(
+        &self,
+        transform: &mut dyn Transform,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Option<StateCommit> {
         let mut writes = Vec::new();
         let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
         transform.publish(&mut writes);
-        if writes.is_empty() {
-            return None;
-        }
+        self.journal.as_ref()?;
         let number = *commits;
         *commits += 1;
-        Some(StateCommit { number, writes })
+        Some(StateCommit { number, writes, permit: permit.map(Arc::new) })
     }
 }
 
@@ -348,7 +352,8 @@ impl Processor {
         if outcome.verdicts.contains(&Verdict::Hold) {
             self.hold(&mut batch, &outcome.verdicts);
         }
-        self.deliver(batch, outcome, letters)
+        self.deliver(batch, outcome, letters)?;
+        if self.transform.is_full() { self.flush() } else { Ok(()) }
     }
 
     /// Copies the held messages and takes them out of what the batch acknowledges.
@@ -373,22 +378,25 @@ impl Processor {
         dead_letters: Vec<DeadLetter>,
     ) -> Result<(), Stop> {
         let outputs = &outcome.outputs;
-        let permit = self.reserve(outputs.bytes() + OUTPUT_OVERHEAD * outputs.len())?;
+        let of_sink = outputs.bytes() + OUTPUT_OVERHEAD * outputs.len();
+        let of_journal = self.context.journal.as_ref().map_or(0, |_| self.transform.unpublished());
+        // Both before the batch has its place among the commits: a batch that waits here has none that others wait for.
+        let mut permit = self.reserve(of_sink + of_journal)?;
+        let of_journal = permit.as_mut().and_then(|all| all.split(of_journal.min(all.num_permits())));
         // Not before: whatever ends the batch in front of the sink leaves no trace in the state.
-        batch.state = self.context.publish(&mut *self.transform);
+        batch.state = self.context.publish(&mut *self.transform, of_journal);
         let Context { shape, back, journal, sink, .. } = &self.context;
-        let back = journal.as_ref().filter(|_| batch.state.is_some()).unwrap_or(back);
-        let delivery =
-            Delivery { batch, outcome, dead_letters, shape: shape.clone(), back: back.clone(), permit };
+        let (shape, back) = (shape.clone(), journal.as_ref().unwrap_or(back).clone());
+        let delivery = Delivery { batch, outcome, dead_letters, shape, back, permit };
         sink.deliver(delivery).map_err(|error| Stop(error.to_string()))
     }
 
-    /// Waits until the sink has room for so many bytes of outputs.
-    fn reserve(&self, bytes: usize) -> Result<Option<tokio::sync::OwnedSemaphorePermit>, Stop> {
+    /// Waits until there is room for so many bytes.
+    fn reserve(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Stop> {
         if bytes == 0 {
             return Ok(None);
         }
-        let permits = bytes.min(OUTPUT_BUDGET) as u32;
+        let permits = bytes.min(BUDGET) as u32;
         let budget = &self.context.budget;
         let permit = match budget.clone().try_acquire_many_owned(permits) {
             Ok(permit) => Ok(permit),

@@ -262,3 +262,16 @@ fn the_slowest_plugin_sets_the_pace() {
     assert_eq!(chain.at_a_time(), 10);
     assert_eq!(Chain::new(vec![link(0)]).at_a_time(), 1);
 }
+
+#[test]
+fn what_waits_for_a_flush_is_bounded() {
+    let mut bench = Bench::new("ab");
+    // One part of the message is held, and the other, which is large, waits for it.
+    let waits = format!("a=//b=hold+//{}", "x".repeat(WAITING / 2 + 1));
+    for full in [false, true] {
+        bench.process(&[&waits]).unwrap();
+        assert_eq!(bench.chain.is_full(), full);
+    }
+    bench.chain.flush().unwrap();
+    assert!(!bench.chain.is_full());
+}

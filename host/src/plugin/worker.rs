@@ -140,6 +140,11 @@ impl Worker {
         }
     }
 
+    /// Bytes of keys and values that the calls since the last [`publish`](Self::publish) have written to `state`.
+    pub fn unpublished(&self) -> usize {
+        self.instance.as_ref().map_or(0, |instance| instance.store.data().state.bytes())
+    }
+
     /// The batch has failed, in this plugin or in another: what the calls since the last time have written to `state` never was.
     pub fn roll_back(&mut self) {
         if let Some(instance) = self.instance.as_mut().filter(|instance| instance.at_work) {
@@ -181,15 +186,15 @@ impl Worker {
                 fault => Fault::Init(fault.to_string()),
             })?,
         };
+        // Not when `init` ends: an instance that never gets to work, because another one does not start, leaves no trace.
+        if !std::mem::replace(&mut instance.at_work, true) {
+            instance.store.data_mut().state.commit_init();
+        }
         self.timed(&mut instance, call).inspect(|_| self.instance = Some(instance))
     }
 
     /// A new instance whose `init` has succeeded.
     fn fresh(&mut self) -> Result<Instance, Fault> {
-        // Not when `init` ends: an instance that never gets to work, because another one does not start, leaves no trace.
-        if !std::mem::replace(&mut instance.at_work, true) {
-            instance.store.data_mut().state.commit_init();
-        }
         let mut instance = Instance::new(&self.plugin)?;
         let plugin = self.plugin.clone();
         self.timed(&mut instance, |instance| instance.init(&plugin.0.config))?;

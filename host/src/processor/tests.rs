@@ -9,6 +9,7 @@ use super::*;
 use crate::config::{Format, Record, Template, TemplatePart};
 use crate::delivery::Origin;
 use crate::error::SinkError;
+use crate::live::Quarantine;
 use crate::message::{Flags, OutputColumn, QoS, StateChange, StateWrites, Tally};
 use crate::record::{EventShape, Provenance};
 use crate::status::Status;
@@ -23,6 +24,10 @@ struct Script {
     at_a_time: usize,
     /// What was written to state and not yet published: each payload, as a key.
     written: Vec<StateChange>,
+    /// Asks to be flushed.
+    full: bool,
+    /// Bytes that it says it has written.
+    unpublished: usize,
 }
 
 impl Transform for Script {
@@ -88,6 +93,14 @@ impl Transform for Script {
         let values = OutputColumn { data: Bytes::from(value), ends };
         let topics = OutputColumn { data: Bytes::from_static(b"sums"), ends: vec![4] };
         Ok(Outputs { values, topics, ..Outputs::default() })
+    }
+
+    fn unpublished(&self) -> usize {
+        self.unpublished
+    }
+
+    fn is_full(&self) -> bool {
+        self.full && !self.held.is_empty()
     }
 
     fn at_a_time(&self) -> usize {
@@ -159,6 +172,12 @@ impl Bench {
         Bench { processor: Processor::new(Box::new(script), context), sink, settled, next: 0 }
     }
 
+    /// Has batches go by way of a journal, which lets all of them pass.
+    fn journaled(mut self) -> Self {
+        self.processor.context.journal = Some(self.processor.context.back.clone());
+        self
+    }
+
     fn batch(&mut self, payloads: &[&str]) -> Box<Batch> {
         let mut batch = Box::<Batch>::default();
         for payload in payloads {
@@ -221,7 +240,7 @@ fn only_the_message_at_fault_is_taken_out() {
 
 #[test]
 fn what_a_batch_wrote_to_state_goes_with_it_and_what_failed_wrote_is_gone() {
-    let mut bench = keep(Script { flush_faults: 1, ..Script::default() });
+    let mut bench = keep(Script { flush_faults: 1, ..Script::default() }).journaled();
     bench.process(&["pass", "hold"]).unwrap();
     bench.process(&["drop", "fault", "two"]).unwrap();
     bench.processor.flush().unwrap();
@@ -241,16 +260,83 @@ fn what_a_batch_wrote_to_state_goes_with_it_and_what_failed_wrote_is_gone() {
         // The second batch faults as a whole; then comes again what was held, and each message by itself.
         (&[], "hold #1"),
         (&[2], "drop #2"),
-        (&[3], ""),
+        // What wrote nothing may have read what is not durable yet, so it waits for it.
+        (&[3], "#3"),
         // That fault made a third instance, and what it has to take over is first again.
-        (&[], "hold #3"),
-        (&[4], "two #4"),
+        (&[], "hold #4"),
+        (&[4], "two #5"),
         // The first flush faults, the second succeeds.
-        (&[], "hold #5"),
-        (&[1], "flush #6"),
-        (&[5], ""),
+        (&[], "hold #6"),
+        (&[1], "flush #7"),
+        (&[5], "#8"),
     ];
     assert_eq!(commits, expected.map(|(sequences, keys)| (sequences.to_vec(), keys.to_owned())));
+}
+
+#[test]
+fn where_no_state_is_kept_nothing_waits_for_a_place() {
+    let mut bench = keep(Script::default());
+    bench.process(&["pass"]).unwrap();
+    assert!(bench.settled.try_recv().unwrap().state.is_none());
+}
+
+#[test]
+fn what_was_written_to_state_is_room_that_others_wait_for_until_it_is_durable() {
+    let mut bench = keep(Script { unpublished: 1 << 20, ..Script::default() }).journaled();
+    let room = |bench: &Bench| bench.processor.context.budget.available_permits();
+    bench.process(&["pass"]).unwrap();
+    assert_eq!(room(&bench), BUDGET - (1 << 20));
+    // More than all there is takes all there is: else it would wait for ever.
+    let batch = bench.settled.try_recv().unwrap();
+    drop(batch);
+    assert_eq!(room(&bench), BUDGET);
+    let mut bench = keep(Script { unpublished: 2 * BUDGET, ..Script::default() }).journaled();
+    bench.process(&["two"]).unwrap();
+    assert_eq!(room(&bench), 0);
+    drop(bench.settled.try_recv().unwrap());
+    assert_eq!(room(&bench), BUDGET);
+}
+
+#[test]
+fn a_plugin_whose_list_keeps_too_much_is_flushed() {
+    let mut bench = keep(Script { full: true, ..Script::default() });
+    bench.process(&["a", "pass"]).unwrap();
+    assert!(!bench.processor.holds());
+    assert_eq!(bench.records(), ["forward pass", "output a"]);
+    assert_eq!(bench.settled(), (vec![0, 1], Tally { committed: 2, ..Tally::default() }));
+}
+
+/// Faults on everything. At its second call there is another plugin.
+struct Bad(usize, mpsc::Sender<Swap>, Option<Swap>);
+
+impl Transform for Bad {
+    fn process(&mut self, _: &mut Batch) -> Result<Outcome, Fault> {
+        self.0 += 1;
+        if let Some(swap) = self.2.take_if(|_| self.0 == 2) {
+            self.1.try_send(swap).ok().unwrap();
+        }
+        Err(Fault::Trap("scripted".into()))
+    }
+
+    fn flush(&mut self) -> Result<Outputs, Fault> {
+        Ok(Outputs::default())
+    }
+}
+
+#[test]
+fn a_plugin_is_replaced_while_its_faults_are_worked_off() {
+    let mut bench = keep(Script::default());
+    let (sender, swaps) = mpsc::channel(1);
+    let quarantine = Arc::new(Quarantine::new("s", 0, Status::default(), Arc::default()));
+    let (taken, _) = mpsc::channel(1);
+    let shape = bench.processor.context.shape.clone();
+    let swap = Swap { transform: Box::new(PassAll), shape, generation: quarantine.renew(), taken };
+    bench.processor.transform = Box::new(Bad(0, sender, Some(swap)));
+    bench.processor.live = Some(Live::new(quarantine, swaps));
+    bench.process(&["a", "b", "c"]).unwrap();
+    let fault = "dead plugin a: the plugin trapped: scripted";
+    assert_eq!(bench.records(), [fault, "forward b", "forward c"]);
+    assert_eq!(bench.settled(), (vec![0, 1, 2], Tally { committed: 2, dropped: 0, dead_lettered: 1 }));
 }
 
 #[test]

@@ -14,8 +14,16 @@ pub trait Transform: Send {
     /// The calls since the last time have succeeded as a whole: what plugins wrote to their state takes effect, and is appended to
     /// `writes`.
     fn publish(&mut self, _writes: &mut Vec<StateWrites>) {}
+    /// Bytes that were written to state and wait for [`publish`](Self::publish), about.
+    fn unpublished(&self) -> usize {
+        0
+    }
     /// Something of it has failed: what plugins wrote to their state since the last time never was.
     fn roll_back(&mut self) {}
+    /// More is kept in the host for the next flush than should wait for long.
+    fn is_full(&self) -> bool {
+        false
+    }
     /// How many messages a batch may have so that its call is likely to end before the deadline.
     fn at_a_time(&self) -> usize {
         usize::MAX
@@ -52,6 +60,10 @@ impl Transform for Worker {
 
     fn publish(&mut self, writes: &mut Vec<StateWrites>) {
         Worker::publish(self, writes);
+    }
+
+    fn unpublished(&self) -> usize {
+        Worker::unpublished(self)
     }
 
     fn roll_back(&mut self) {
