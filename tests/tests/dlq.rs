@@ -274,3 +274,31 @@ async fn letters_of_a_file_are_replayed_into_it() {
         lines.iter().filter(|line| line.topic == TOPIC).map(|line| line.value.clone()).collect();
     assert_eq!(replayed, [b"offline".to_vec(), b"\xff\0".to_vec()]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_that_a_plugin_holds_are_replayed_when_it_is_flushed() {
+    let broker = Broker::launch().await.unwrap();
+    let rivven = Rivven::launch().await.unwrap();
+    let source = strict(&broker);
+    let host = Host::start(&config::with_source(&rivven, source.clone())).unwrap();
+    let messages = ["20", "22", "warm"].map(|reading| Message::new("a/b", reading));
+    let host = settle(&broker, host, messages.into()).await;
+    let mut aggregating = source;
+    config::plugin(&mut aggregating, &guests::example("aggregate").unwrap(), json!({ "topic": "sums" }));
+    aggregating["plugin"]["flush_interval_ms"] = 86_400_000.into();
+    write(host.folder(), "aggregate.yaml", &config::with_source(&rivven, aggregating));
+    let replay = ["replay", "-c", "aggregate.yaml"];
+    let (_, error, code) = dlq(host.folder(), &replay).await;
+    assert_eq!(code, Some(0), "{error}");
+    assert!(
+        error.contains("replayed 3 = committed 2 + dropped 0 + dead-lettered again 1; replayed before: 0"),
+        "{error}"
+    );
+    let sums = rivven.consume_all("sums").await.unwrap();
+    let counts: Vec<_> = sums.iter().map(|record| record.json().unwrap()["count"].clone()).collect();
+    assert_eq!(counts, [2]);
+    // What was held is replayed for good; the letter that came back is a new one.
+    let (_, again, _) = dlq(host.folder(), &replay).await;
+    assert!(again.contains("replayed 1 = ") && again.contains("replayed before: 3"), "{again}");
+    assert_eq!(rivven.count("sums").await.unwrap(), 1);
+}

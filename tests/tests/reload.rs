@@ -311,6 +311,38 @@ async fn what_is_held_is_flushed_before_the_next_plugin_takes_over() {
     assert_eq!(host.terminate().await.unwrap().code(), Some(0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_holds_takes_turns_with_one_that_does_not() {
+    let broker = Broker::launch().await.unwrap();
+    let plugin = Plugin::new(&transform());
+    let settings = json!({ "config": { "topic": "both" }, "flush_interval_ms": 86_400_000 });
+    let mut source = plugin.source(&broker, settings);
+    source["config"]["max_inflight"] = 10.into();
+    let mut host = start(source);
+    host.ready().await.unwrap();
+    let mut client = Client::connect(broker.port(), "fleet").await.unwrap();
+    client.publish(QoS::AtLeastOnce, [Message::new("a/b", reading("first"))]).await.unwrap();
+    host.wait_for_ledger("it is committed", TIMEOUT, |it| it.committed == 1).await.unwrap();
+
+    // The interval is a day: only a window that is nearly full has it flushed, also where the first plugin never held.
+    plugin.replace(&fs::read(guests::example("aggregate").unwrap()).unwrap());
+    loaded(&host, (2, 0)).await;
+    client.publish(QoS::AtLeastOnce, (0..25).map(|_| Message::new("a/b", "1"))).await.unwrap();
+    let flushed = host.wait_for_ledger("all but the last are committed", TIMEOUT, |it| it.received == 26);
+    flushed.await.unwrap();
+
+    plugin.replace(&transform());
+    loaded(&host, (3, 0)).await;
+    client.publish(QoS::AtLeastOnce, [Message::new("a/b", reading("last"))]).await.unwrap();
+    host.wait_for_ledger("all are committed", TIMEOUT, |it| it.committed == 27).await.unwrap();
+    let lines: Vec<Value> = host.lines(OUT).unwrap().iter().map(|line| line.json().unwrap()).collect();
+    let devices: Vec<_> = lines.iter().filter_map(|line| line["device"].as_str()).collect();
+    assert_eq!(devices, ["first", "last"]);
+    let counts: Vec<_> = lines.iter().filter_map(|line| line["count"].as_u64()).collect();
+    assert!(counts.len() > 1 && counts.iter().sum::<u64>() == 25, "{counts:?}");
+    assert_eq!(host.terminate().await.unwrap().code(), Some(0));
+}
+
 /// Publishes messages on which the plugin faults, each between two others, until its source is in quarantine.
 async fn into_quarantine(host: &mut Host, broker: &Broker, triples: usize) -> Vec<String> {
     host.ready().await.unwrap();
