@@ -13,6 +13,8 @@ use rivven_integration_tests::client::{Message, publish};
 use rivven_integration_tests::config::{self, DEAD_LETTERS, TOPIC};
 use rivven_integration_tests::guests::{self, Build};
 use rivven_integration_tests::host::Host;
+use rivven_integration_tests::rivven::Rivven;
+use rivven_integration_tests::scripted::Scripted;
 use rivven_integration_tests::wait::wait_for;
 use rumqttc::QoS;
 use serde_json::{Value, json};
@@ -303,6 +305,32 @@ fn limit_files(host: &Host, limit: &str) {
         .args(["--pid", &host.id().to_string(), &format!("--fsize={limit}:unlimited")])
         .status();
     assert!(set.expect("prlimit of util-linux").success());
+}
+
+/// Its copy writes nothing, and is dropped for what a message has written that is not committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_comes_again_is_not_acknowledged_before_the_first_is_committed() {
+    let broker = Scripted::listen().await.unwrap();
+    let rivven = Rivven::launch().await.unwrap();
+    let mut source = config::source(&broker.url(), &["a"]);
+    config::persistent(&mut source, "once");
+    let component = guests::component("hostile_attacks", Build::Wasip2).unwrap();
+    config::plugin(&mut source, &component, Value::Null);
+    let mut host = Host::start(&config::with_source(&rivven, source)).unwrap();
+    let (mut session, ..) = broker.accept_fresh().await.unwrap();
+    host.ready().await.unwrap();
+    rivven.freeze().unwrap();
+    session.publish(QoS::AtLeastOnce, 1, "a", b"once:m").await.unwrap();
+    host.wait_for_ledger("it waits for Rivven", TIMEOUT, |ledger| ledger.in_flight == 1).await.unwrap();
+    drop(session);
+
+    let (mut session, _) = broker.accept_resumed().await.unwrap();
+    session.redeliver(QoS::AtLeastOnce, 1, "a", b"once:m").await.unwrap();
+    host.wait_for_ledger("it has come again", TIMEOUT, |ledger| ledger.received == 2).await.unwrap();
+    session.silent(Duration::from_millis(300)).await.unwrap();
+    rivven.thaw().unwrap();
+    session.puback(1).await.unwrap();
+    assert_eq!(rivven.count(TOPIC).await.unwrap(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@
 //! | `logs:N`, `prints:N`, `metrics:N` | N log lines; N lines to stdout; N names of counters |
 //! | `flood:N`, `flood-stdout:N`, `flood-stderr:N` | N MiB of log lines of 1 KiB each; to stdout; to stderr |
 //! | `set:K=V`, `set-trap:K=V`, `get:K` | writes state and passes; the same and panics; emits what is there, if anything |
+//! | `once:KEY` | no attack: drops the message when the key was set before, and else sets it |
 //! | `fill` | writes state until that is refused; rejects with the refusal |
 //! | `read:PATH`, `env` | emits a file, or rejects with the error; emits what it sees of arguments and environment |
 //! | `nonsense:RULE` | breaks a rule of the results of the whole batch, see `nonsense.rs` |
@@ -71,6 +72,8 @@ impl Plugin for Attacks {
             "prints" => (0..number()?).for_each(|n| println!("line {n}")),
             "metrics" => (0..number()?).for_each(|n| metrics::counter_add(&format!("counter_{n}"), 1)),
             "set" => set(argument)?,
+            "once" if state::get(argument).is_some() => return out.drop(),
+            "once" => state::set(argument, "seen")?,
             "set-trap" => {
                 set(argument)?;
                 panic!("trapped after a write to the state")
