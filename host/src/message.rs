@@ -77,7 +77,8 @@ impl Flags {
 pub struct Tally {
     /// At least one record was made of the message, and the sink has committed all of them.
     pub committed: u64,
-    /// The plugin dropped it, emitted nothing, or the policy for bad messages, or for retained ones, says drop.
+    /// The plugin dropped it, emitted nothing, or the policy for bad messages, or for retained ones, says drop. In the library: its
+    /// reader let go of it without an acknowledgement, and its connection is gone, or it was sent at most once.
     pub dropped: u64,
     /// Rejected, faulting, oversized or impossible to write, and its dead letter is committed.
     pub dead_lettered: u64,
@@ -114,6 +115,8 @@ pub struct Batch {
     /// Set when the packet was greater than `max_packet_size`, to its size in bytes: then this is the batch's only message, its
     /// payload was skipped, and it goes to the dead letters and past the plugin.
     pub oversized: Option<usize>,
+    /// Set when it is sent back with nothing settled, because whoever had the messages let go of them: they are not acknowledged.
+    pub abandoned: bool,
     /// What its processing wrote to the state of plugins; it, and all that it may have read, has to be durable before the batch
     /// is acknowledged. `None` where no state is kept.
     pub state: Option<StateCommit>,
@@ -210,6 +213,7 @@ impl Batch {
         self.attempts.clear();
         self.sequences.clear();
         self.oversized = None;
+        self.abandoned = false;
         self.state = None;
         self.tally = Tally::default();
     }

@@ -318,7 +318,8 @@ impl Intake {
 
     /// The connection is gone.
     pub fn disconnected(&mut self) {
-        self.session.disconnected();
+        let dropped = self.session.disconnected();
+        self.dropped(dropped);
         self.ages.disconnected(self.session.has_earlier());
         self.show_what_is_owed();
     }
@@ -348,13 +349,26 @@ impl Intake {
     }
 
     fn settle(&mut self, mut batch: Box<Batch>) {
-        self.metrics.settled(batch.tally);
-        self.session.settle(&batch.sequences);
+        if batch.abandoned {
+            let dropped = self.session.abandon(&batch.sequences);
+            self.dropped(dropped);
+        } else {
+            self.metrics.settled(batch.tally);
+            self.session.settle(&batch.sequences);
+        }
         self.lanes.iter_mut().for_each(|lane| lane.flushed = false);
         let greatest = batch.topics.data.capacity().max(batch.payloads.data.capacity());
         if self.spare.len() < SPARE && greatest <= SPARE_BYTES {
             batch.clear();
             self.spare.push(batch);
+        }
+    }
+
+    /// Abandoned messages have left the host. Should the broker send them again, they are received again.
+    fn dropped(&self, messages: u64) {
+        if messages > 0 {
+            debug!(source = &*self.name, messages, "let go by their reader, and not acknowledged");
+            self.metrics.settled(Tally { dropped: messages, ..Tally::default() });
         }
     }
 

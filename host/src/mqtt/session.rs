@@ -5,6 +5,8 @@
 //! of the ring, so in receive order (MQTT-4.6.0-2, MQTT-4.6.0-3). The ring holds the present connection only; what came on an
 //! earlier one is still counted when it is settled, and never acknowledged on this one.
 
+mod abandoned;
+
 use std::collections::{HashMap, VecDeque};
 
 use super::store::Change;
@@ -34,6 +36,8 @@ enum Kind {
 enum State {
     /// In the host.
     InFlight,
+    /// Nobody will settle it, and it leaves the host when the connection ends.
+    Abandoned,
     /// Settled, but its identifier is not durable yet.
     Settled,
     /// May be acknowledged.
@@ -163,17 +167,27 @@ impl Session {
         }
     }
 
-    /// The connection is gone: what it owed is owed no more. Messages in the host stay there.
-    pub fn disconnected(&mut self) {
+    /// The connection is gone: what it owed is owed no more. Messages in the host stay there, but for those that were
+    /// [abandoned](Self::abandon): how many these were.
+    pub fn disconnected(&mut self) -> u64 {
         let (front, next) = (self.front, self.next());
-        for (sequence, slot) in (front..).zip(self.ring.drain(..)) {
-            if slot.kind != Kind::Duplicate && slot.state == State::InFlight {
-                self.earlier.insert(sequence, slot);
+        let mut left = 0;
+        for (sequence, slot) in (front..).zip(std::mem::take(&mut self.ring)) {
+            match slot.state {
+                State::InFlight => {
+                    self.earlier.insert(sequence, slot);
+                }
+                State::Abandoned => {
+                    self.forget(slot, sequence);
+                    left += 1;
+                }
+                State::Settled | State::Done => {}
             }
         }
         (self.front, self.special, self.connected) = (next, 0, false);
         self.known.values_mut().for_each(|known| known.duplicates.clear());
         self.out.clear();
+        left
     }
 
     /// A message enters the host; its sequence number.
@@ -263,7 +277,7 @@ impl Session {
         self.out.reserve(4 * n);
         let (mut messages, mut bytes) = (0, 0);
         for slot in self.ring.drain(..n) {
-            if slot.state == State::InFlight {
+            if slot.state != State::Done {
                 messages += 1;
                 bytes += slot.bytes as usize;
             }
@@ -278,7 +292,7 @@ impl Session {
 
     fn settle_one(&mut self, sequence: u64) {
         let Some(slot) = self.slot(sequence).copied() else { return };
-        if slot.kind == Kind::Duplicate || slot.state != State::InFlight {
+        if !matches!(slot.state, State::InFlight | State::Abandoned) {
             return;
         }
         self.uncount(slot);

@@ -22,6 +22,8 @@ enum Act {
     Illegal(Vec<(u8, u16)>, Index),
     /// Messages in the host are settled, in one batch, in any order, of whatever connection; then once more.
     Settle(Vec<Index>),
+    /// The same, but they are let go of and never settled.
+    Abandon(Vec<Index>),
     /// The host settles a number that it was never given.
     SettleUnknown(u64),
     /// The disk begins to write what waits, unless it is writing.
@@ -41,6 +43,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => (proptest::collection::vec((0u8..3, id), 1..6), any::<Index>())
             .prop_map(|(packets, at)| Act::Illegal(packets, at)),
         6 => proptest::collection::vec(any::<Index>(), 1..5).prop_map(Act::Settle),
+        1 => proptest::collection::vec(any::<Index>(), 1..5).prop_map(Act::Abandon),
         1 => (0u64..1_000).prop_map(Act::SettleUnknown),
         3 => Just(Act::Write),
         3 => Just(Act::Written),
@@ -71,6 +74,14 @@ struct Witness {
     /// The message of each QoS 2 identifier that is known.
     known: HashMap<u16, Option<u64>>,
     in_host: Vec<u64>,
+    /// What was let go of on this connection and stays until it ends.
+    abandoned: Vec<u64>,
+    /// Sequence numbers that nothing is owed for.
+    at_most_once: HashSet<u64>,
+    /// The first sequence number of this connection.
+    first: u64,
+    /// Something holds back what is behind it until this connection ends.
+    stuck: bool,
     settled: HashSet<u64>,
     durable: HashSet<u64>,
     writing: Option<Vec<Change>>,
@@ -89,8 +100,10 @@ impl Witness {
             let kind = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][usize::from(qos)];
             assert_eq!(session.admit(id, kind, 1), sequence);
             self.in_host.push(sequence);
-            if qos == 2 {
-                self.known.insert(id, Some(sequence));
+            match qos {
+                0 => drop(self.at_most_once.insert(sequence)),
+                2 => drop(self.known.insert(id, Some(sequence))),
+                _ => {}
             }
             Some(sequence)
         };
@@ -122,18 +135,15 @@ impl Witness {
                 self.check(session);
                 session.retract(from);
                 self.in_host.retain(|sequence| *sequence < from);
+                self.at_most_once.retain(|sequence| *sequence < from);
                 self.known.retain(|_, message| message.is_none_or(|message| message < from));
                 self.reconnect(session, true);
             }
             Act::Settle(picks) => {
-                let mut picked: Vec<u64> = Vec::new();
-                for pick in picks {
-                    if !self.in_host.is_empty() {
-                        picked.push(self.in_host.swap_remove(pick.index(self.in_host.len())));
-                    }
-                }
+                let picked = self.pick(picks);
                 self.settle(session, picked);
             }
+            Act::Abandon(picks) => self.abandon(session, picks),
             Act::SettleUnknown(number) => {
                 let mut sequences = Sequences::default();
                 sequences.push(session.next().saturating_add(number));
@@ -145,6 +155,36 @@ impl Witness {
             Act::Reconnect { session_present } => self.reconnect(session, session_present),
         }
         self.check(session);
+    }
+
+    fn pick(&mut self, picks: Vec<Index>) -> Vec<u64> {
+        let mut picked = Vec::new();
+        for pick in picks {
+            if !self.in_host.is_empty() {
+                picked.push(self.in_host.swap_remove(pick.index(self.in_host.len())));
+            }
+        }
+        picked
+    }
+
+    fn abandon(&mut self, session: &mut Session, picks: Vec<Index>) {
+        let mut picked = self.pick(picks);
+        picked.sort_unstable();
+        let mut sequences = Sequences::default();
+        picked.iter().for_each(|sequence| sequences.push(*sequence));
+        let (at_once, abandoned): (Vec<u64>, Vec<u64>) = picked
+            .into_iter()
+            .partition(|sequence| *sequence < self.first || self.at_most_once.contains(sequence));
+        assert_eq!(session.abandon(&sequences), at_once.len() as u64);
+        assert_eq!(session.abandon(&sequences), 0);
+        self.stuck = true;
+        self.left(&at_once);
+        self.abandoned.extend(abandoned);
+    }
+
+    /// They are in the host no more, so what comes again is no repetition of them.
+    fn left(&mut self, sequences: &[u64]) {
+        self.known.retain(|_, message| message.is_none_or(|message| !sequences.contains(&message)));
     }
 
     fn settle(&mut self, session: &mut Session, mut picked: Vec<u64>) {
@@ -167,7 +207,10 @@ impl Witness {
     }
 
     fn reconnect(&mut self, session: &mut Session, session_present: bool) {
-        session.disconnected();
+        let abandoned = std::mem::take(&mut self.abandoned);
+        assert_eq!(session.disconnected(), abandoned.len() as u64);
+        self.left(&abandoned);
+        (self.first, self.stuck) = (session.next(), false);
         assert!(session.out.is_empty(), "what an earlier connection was owed");
         let session_present = session_present && self.persistent;
         session.connected(session_present);
@@ -218,7 +261,8 @@ impl Witness {
                 );
             }
         }
-        assert_eq!((session.messages(), session.bytes()), (self.in_host.len(), self.in_host.len()));
+        let messages = self.in_host.len() + self.abandoned.len();
+        assert_eq!((session.messages(), session.bytes()), (messages, messages));
         assert!(session.unacknowledged() <= self.packets);
         assert!(session.earlier.len() <= self.in_host.len());
         assert!(session.known.len() <= usize::from(IDS));
@@ -241,6 +285,9 @@ proptest! {
         session.connected(persistent);
         for act in acts {
             witness.act(&mut session, act);
+        }
+        if witness.stuck {
+            witness.act(&mut session, Act::Reconnect { session_present: true });
         }
         // The host finishes what it has, and the disk what it is given.
         let rest = std::mem::take(&mut witness.in_host);

@@ -14,6 +14,8 @@ enum Step {
     Again(usize),
     /// Some messages in the host are settled, in one batch.
     Settle(Vec<usize>),
+    /// Some are let go of and never settled.
+    Abandon(Vec<usize>),
     /// What waits becomes durable.
     Store,
     /// The broker releases an identifier that it got a PUBREC for.
@@ -30,6 +32,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         8 => (0u8..3).prop_map(Step::Publish),
         2 => any::<usize>().prop_map(Step::Again),
         6 => proptest::collection::vec(any::<usize>(), 1..5).prop_map(Step::Settle),
+        1 => proptest::collection::vec(any::<usize>(), 1..3).prop_map(Step::Abandon),
         4 => Just(Step::Store),
         3 => any::<usize>().prop_map(Step::Release),
         1 => Just(Step::ReleaseUnknown),
@@ -56,8 +59,14 @@ struct Model {
     next_message: u64,
     /// Sequence numbers in the host.
     in_host: Vec<u64>,
-    /// The message of each sequence number.
-    message_of: HashMap<u64, u64>,
+    /// Those that were let go of on this connection, and stay until it ends.
+    abandoned: Vec<u64>,
+    /// The first sequence number of this connection.
+    first: u64,
+    /// Something was let go of on this connection, and holds back what is behind it.
+    stuck: bool,
+    /// QoS and message of each sequence number.
+    message_of: HashMap<u64, (u8, u64)>,
     settled: HashSet<u64>,
     durable: HashSet<u64>,
     /// QoS 2 identifiers of the broker's session that it has not released, with their message.
@@ -77,7 +86,7 @@ impl Model {
             let kind = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][qos as usize];
             let sequence = session.admit(id, kind, 10);
             assert!(!self.message_of.contains_key(&sequence), "sequence number {sequence} used twice");
-            self.message_of.insert(sequence, message);
+            self.message_of.insert(sequence, (qos, message));
             self.in_host.push(sequence);
             assert!(qos < 2 || self.entered.insert(message), "message {message} entered twice");
         }
@@ -107,14 +116,10 @@ impl Model {
                 }
             }
             Step::Settle(picks) => {
-                let mut picked = HashSet::new();
-                for pick in picks {
-                    if !self.in_host.is_empty() {
-                        picked.insert(self.in_host.remove(pick % self.in_host.len()));
-                    }
-                }
+                let picked = self.pick(picks);
                 self.settle(session, picked);
             }
+            Step::Abandon(picks) => self.abandon(session, picks),
             Step::Store => self.store(session),
             Step::Release(index) => {
                 if !self.received.is_empty() {
@@ -132,30 +137,65 @@ impl Model {
         self.check(session);
     }
 
-    fn settle(&mut self, session: &mut Session, picked: HashSet<u64>) {
-        let mut picked: Vec<u64> = picked.into_iter().collect();
+    /// Takes some out of the host, in their order.
+    fn pick(&mut self, picks: Vec<usize>) -> Vec<u64> {
+        let mut picked = Vec::new();
+        for pick in picks {
+            if !self.in_host.is_empty() {
+                picked.push(self.in_host.remove(pick % self.in_host.len()));
+            }
+        }
         picked.sort_unstable();
+        picked
+    }
+
+    fn settle(&mut self, session: &mut Session, picked: Vec<u64>) {
         let mut sequences = Sequences::default();
         for sequence in picked {
             sequences.push(sequence);
-            self.settled.insert(self.message_of[&sequence]);
+            self.settled.insert(self.message_of[&sequence].1);
         }
         session.settle(&sequences);
+    }
+
+    fn abandon(&mut self, session: &mut Session, picks: Vec<usize>) {
+        let mut sequences = Sequences::default();
+        let mut left = 0;
+        for sequence in self.pick(picks) {
+            sequences.push(sequence);
+            let (qos, _) = self.message_of[&sequence];
+            self.stuck |= qos > 0;
+            if qos == 0 || sequence < self.first {
+                self.left(sequence);
+                left += 1;
+            } else {
+                self.abandoned.push(sequence);
+            }
+        }
+        assert_eq!(session.abandon(&sequences), left);
+    }
+
+    /// It is in the host no more, so it may come again.
+    fn left(&mut self, sequence: u64) {
+        self.entered.remove(&self.message_of[&sequence].1);
     }
 
     fn store(&mut self, session: &mut Session) {
         let changes = std::mem::take(&mut session.changes);
         for change in &changes {
             if let Change::Received { sequence, .. } = change {
-                self.durable.insert(self.message_of[sequence]);
+                self.durable.insert(self.message_of[sequence].1);
             }
         }
         session.stored(&changes);
     }
 
     fn reconnect(&mut self, session: &mut Session, session_present: bool) {
-        session.disconnected();
+        let abandoned = std::mem::take(&mut self.abandoned);
+        assert_eq!(session.disconnected(), abandoned.len() as u64);
+        abandoned.into_iter().for_each(|sequence| self.left(sequence));
         assert!(session.out.is_empty());
+        (self.first, self.stuck) = (session.next(), false);
         let session_present = session_present && self.persistent;
         session.connected(session_present);
         let unacknowledged = std::mem::take(&mut self.sent);
@@ -207,8 +247,8 @@ impl Model {
                 }
             }
         }
-        assert_eq!(session.messages(), self.in_host.len());
-        assert_eq!(session.bytes(), self.in_host.len() * 10);
+        let messages = self.in_host.len() + self.abandoned.len();
+        assert_eq!((session.messages(), session.bytes()), (messages, messages * 10));
     }
 }
 
@@ -223,8 +263,13 @@ proptest! {
         for step in steps {
             model.step(&mut session, step);
         }
+        // A new connection mends what was let go of.
+        if model.stuck {
+            model.step(&mut session, Step::Reconnect { session_present: true });
+        }
         // At the end all is settled and stored, and all that is owed has left.
-        let rest = std::mem::take(&mut model.in_host).into_iter().collect();
+        let mut rest = std::mem::take(&mut model.in_host);
+        rest.sort_unstable();
         model.settle(&mut session, rest);
         model.check(&mut session);
         model.store(&mut session);
@@ -256,4 +301,72 @@ fn without_a_session_on_the_broker_nothing_is_known() {
     session.connected(false);
     assert_eq!(session.changes, [Change::Clear]);
     assert!(!session.suppress(5));
+}
+
+/// `abandoned` before the connection is lost, or after it.
+fn lost(session: &mut Session, abandoned: &Sequences, before: bool) {
+    let mut left = 0;
+    if before {
+        left += session.abandon(abandoned);
+        assert_eq!((left, session.messages()), (0, 2), "it is owed an acknowledgement still");
+    }
+    left += session.disconnected();
+    if !before {
+        left += session.abandon(abandoned);
+    }
+    assert_eq!((left, session.messages(), session.bytes()), (1, 1, 1));
+    session.connected(true);
+}
+
+#[test]
+fn what_was_let_go_of_comes_again_and_is_processed_and_what_is_in_the_host_is_not() {
+    for before in [true, false] {
+        let mut session = Session::new(false, []);
+        session.connected(false);
+        let mut abandoned = Sequences::default();
+        abandoned.push(session.admit(1, QoS::ExactlyOnce, 1));
+        session.admit(2, QoS::ExactlyOnce, 1);
+        lost(&mut session, &abandoned, before);
+        assert!(!session.suppress(1) && session.suppress(2));
+    }
+}
+
+#[test]
+fn what_is_let_go_of_when_it_has_come_again_is_mended_by_the_next_connection() {
+    let mut session = Session::new(false, []);
+    session.connected(false);
+    let mut abandoned = Sequences::default();
+    abandoned.push(session.admit(1, QoS::ExactlyOnce, 1));
+    session.disconnected();
+    session.connected(true);
+    assert!(session.suppress(1));
+    let mut behind = Sequences::default();
+    behind.push(session.admit(2, QoS::AtLeastOnce, 1));
+    assert_eq!(session.abandon(&abandoned), 1);
+    session.settle(&behind);
+    assert!(session.out.is_empty(), "out of order");
+    session.disconnected();
+    session.connected(true);
+    assert!(!session.suppress(1));
+    assert_eq!((session.messages(), session.unacknowledged()), (0, 0));
+}
+
+#[test]
+fn nothing_is_acknowledged_for_what_was_let_go_of() {
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let mut session = Session::new(false, []);
+        session.connected(false);
+        let (mut abandoned, mut behind) = (Sequences::default(), Sequences::default());
+        abandoned.push(session.admit(1, qos, 1));
+        // Nobody waits for an acknowledgement of this one.
+        abandoned.push(session.admit(0, QoS::AtMostOnce, 1));
+        behind.push(session.admit(2, QoS::AtLeastOnce, 1));
+        assert_eq!(session.abandon(&abandoned), 1);
+        session.settle(&behind);
+        assert_eq!((session.messages(), session.unacknowledged(), session.out.len()), (1, 3, 0));
+        // Once more changes nothing.
+        assert_eq!(session.abandon(&abandoned), 0);
+        assert_eq!(session.disconnected(), 1);
+        assert_eq!((session.messages(), session.bytes()), (0, 0));
+    }
 }

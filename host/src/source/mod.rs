@@ -227,7 +227,7 @@ impl MqttSource {
     ///
     /// Asking for the next event acknowledges the one that this handle read before. An event for whose successor nobody asks,
     /// because of a crash, a dropped handle or an error in between, is not acknowledged: a broker that keeps the session sends
-    /// it again. After a shutdown the call still acknowledges.
+    /// it again on the next connection. After a shutdown the call still acknowledges.
     ///
     /// Cancel safe: a call that is dropped while it waits loses no event.
     ///
@@ -248,7 +248,8 @@ impl MqttSource {
     /// came within `empty_poll_delay_ms`; `None` after a [shutdown](MqttSource::shutdown). Connects on first use. Like
     /// [`MqttSource::read`] it acknowledges the event that `read` gave before.
     ///
-    /// A batch that is dropped is not acknowledged. Cancel safe: a call that is dropped while it waits loses no event.
+    /// A batch that is dropped is not acknowledged, and holds back what came behind it until the connection ends. Cancel safe: a
+    /// call that is dropped while it waits loses no event.
     ///
     /// # Errors
     /// See [`MqttSource`].
@@ -297,7 +298,8 @@ impl MqttSource {
     }
 
     /// What became of the messages that were received: committed are those that were acknowledged by their readers, in flight
-    /// those that are unread or unacknowledged.
+    /// those that are unread or unacknowledged. Those that a reader let go are in flight until their connection ends (at QoS 0
+    /// they are not), and dropped from then on; when the broker sends them again they are received again.
     pub fn ledger(&self) -> Ledger {
         self.shared.metrics.ledger()
     }
@@ -357,6 +359,9 @@ impl Shared {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod check_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod receipt_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests;

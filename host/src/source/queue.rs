@@ -15,7 +15,7 @@ use crate::mqtt::{Backoff, Driver, Outlet};
 use crate::record::EventShape;
 use crate::thread;
 
-/// The right to acknowledge some messages; when it is dropped they stay unacknowledged.
+/// The right to acknowledge some messages; when it is dropped they stay unacknowledged, and the driver is told so.
 #[derive(Debug)]
 pub(super) struct Receipt {
     sequences: Sequences,
@@ -24,10 +24,26 @@ pub(super) struct Receipt {
 
 impl Receipt {
     /// These messages are done.
-    pub fn acknowledge(self) {
-        let tally = Tally { committed: self.sequences.len(), ..Tally::default() };
+    pub fn acknowledge(mut self) {
+        self.give_back(false);
+    }
+
+    fn give_back(&mut self, abandoned: bool) {
+        let sequences = std::mem::take(&mut self.sequences);
+        if sequences.is_empty() {
+            return;
+        }
+        let committed = if abandoned { 0 } else { sequences.len() };
+        let tally = Tally { committed, ..Tally::default() };
         // A driver that is gone acknowledges nothing any more; the broker sends the messages again.
-        let _ = self.back.send(Box::new(Batch { sequences: self.sequences, tally, ..Batch::default() }));
+        let _ = self.back.send(Box::new(Batch { sequences, tally, abandoned, ..Batch::default() }));
+    }
+}
+
+impl Drop for Receipt {
+    /// Otherwise they would take up the window for ever, and a QoS 2 message that comes again would pass for one in the host.
+    fn drop(&mut self) {
+        self.give_back(true);
     }
 }
 

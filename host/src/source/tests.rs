@@ -27,7 +27,7 @@ async fn read(source: &MqttSource) -> Event {
 }
 
 /// The next batch that is not empty.
-async fn read_batch(source: &MqttSource) -> EventBatch {
+pub(super) async fn read_batch(source: &MqttSource) -> EventBatch {
     soon(async {
         loop {
             let batch = source.read_batch().await.unwrap().unwrap();
@@ -40,7 +40,7 @@ async fn read_batch(source: &MqttSource) -> EventBatch {
 }
 
 /// Messages `ids` at QoS 1, each with its identifier as payload, in one write.
-async fn send(peer: &mut Peer, ids: std::ops::RangeInclusive<u16>) {
+pub(super) async fn send(peer: &mut Peer, ids: std::ops::RangeInclusive<u16>) {
     let packets: Vec<u8> =
         ids.flat_map(|id| publish(false, "a/b", id.to_string().as_bytes(), 1, id)).collect();
     peer.send(&packets).await;
