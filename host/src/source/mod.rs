@@ -106,7 +106,7 @@ mod queue;
 mod stream;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, watch};
@@ -147,11 +147,13 @@ impl Default for SourceOptions {
 /// It connects with the first read, on a thread of its own: while the caller is busy, pings are sent on time. Messages wait in
 /// the source up to `max_inflight` and `max_inflight_bytes`; then no more are read from the broker.
 ///
-/// Clones are cheap, share the connection, and get different events. Each owns the acknowledgement of the event that it read
-/// last. When all are dropped the source disconnects; what is unread or unacknowledged then stays with the broker. For that
-/// moment its state is still in use: to open a persistent session again at once, end the source with a
-/// [shutdown](MqttSource::shutdown) and wait until it is [closed](MqttSource::closed), else the new one fails with
-/// [`MqttError::Store`].
+/// Clones are cheap, share the connection, and get different events. A handle is one reader: it owns the acknowledgement of the
+/// event that it read last, and takes the next call for the word that this one is done. Two tasks that read need two clones; on
+/// one handle, behind an `Arc`, a call of one acknowledges also what the other still has.
+///
+/// When all are dropped the source disconnects; what is unread or unacknowledged then stays with the broker. For that moment its
+/// state is still in use: to open a persistent session again at once, end the source with a [shutdown](MqttSource::shutdown) and
+/// wait until it is [closed](MqttSource::closed), else the new one fails with [`MqttError::Store`].
 ///
 /// # Errors of reads
 ///
@@ -163,8 +165,8 @@ impl Default for SourceOptions {
 #[derive(Debug)]
 pub struct MqttSource {
     shared: Arc<Shared>,
-    /// The acknowledgement of the event that this handle read last.
-    last: Mutex<Option<Receipt>>,
+    /// The acknowledgement of the event that this handle read last; of several where calls overlapped.
+    last: Mutex<Vec<Receipt>>,
 }
 
 /// What all handles of a source share.
@@ -240,7 +242,7 @@ impl MqttSource {
             return Ok(None);
         }
         let Some((event, receipt)) = queue.take_one(&self.shared.shape) else { return Ok(None) };
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(receipt);
+        self.last().push(receipt);
         Ok(Some(event))
     }
 
@@ -325,21 +327,19 @@ impl MqttSource {
     /// that this handle read last, unacknowledged.
     pub async fn closed(&self) {
         self.shared.stopped().await;
-        drop(self.take_last());
+        self.last().clear();
         // Who has the queue sees the shutdown and starts nothing any more.
         drop(self.shared.queue.lock().await);
         // The sender is ours.
         let _ = self.shared.running.subscribe().wait_for(|running| !running).await;
     }
 
-    fn take_last(&self) -> Option<Receipt> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn last(&self) -> MutexGuard<'_, Vec<Receipt>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn acknowledge_last(&self) {
-        if let Some(receipt) = self.take_last() {
-            receipt.acknowledge();
-        }
+        self.last().drain(..).for_each(Receipt::acknowledge);
     }
 }
 

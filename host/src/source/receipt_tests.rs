@@ -2,7 +2,7 @@
 
 use tempfile::tempdir;
 
-use super::tests::{goodbye, read_batch, send, settings};
+use super::tests::{goodbye, read_batch, send, settings, source};
 use super::*;
 use crate::message::QoS;
 use crate::mqtt::testing::{Broker, puback, publish, pubrec, soon};
@@ -92,4 +92,23 @@ async fn at_qos_0_nothing_waits_for_what_was_let_go() {
     read_batch(&source).await.ack();
     peer.expect(&[puback(1)]).await;
     assert_eq!((source.ledger().settled.dropped, source.ledger().in_flight()), (5, 0));
+}
+
+#[tokio::test]
+async fn two_reads_at_once_on_one_handle_lose_no_acknowledgement() {
+    let (broker, port) = Broker::new().await;
+    let source = source(port);
+    let peer = async {
+        let mut peer = broker.welcome_and_grant(1).await;
+        send(&mut peer, 1..=2).await;
+        peer
+    };
+    // Both have asked before the first event comes.
+    let (one, two, mut peer) = tokio::join!(soon(source.read()), soon(source.read()), peer);
+    assert_eq!((one.unwrap().unwrap().payload(), two.unwrap().unwrap().payload()), (&b"1"[..], &b"2"[..]));
+    send(&mut peer, 3..=3).await;
+    assert_eq!(soon(source.read()).await.unwrap().unwrap().payload(), b"3");
+    peer.expect(&[puback(1), puback(2)]).await;
+    source.shutdown();
+    soon(async { tokio::join!(source.closed(), goodbye(peer)) }).await;
 }
