@@ -407,13 +407,12 @@ impl<'a> Connection<'a> {
         Ok(next.min(look))
     }
 
-    /// DISCONNECT, so that the will is not published (3.1.1 section 3.14.4), and an end that loses nothing.
+    /// DISCONNECT, so that the will is not published (3.1.1 section 3.14.4), and an end that loses nothing. A client may say it
+    /// before the CONNACK (section 3.1.4), and should: the broker may have accepted the CONNECT.
     async fn goodbye(&mut self) {
         let out = &mut self.intake.session.out;
         out.drain(..self.written.min(out.len()));
-        if self.phase != Phase::Connecting {
-            out.extend_from_slice(&packet::DISCONNECT);
-        }
+        out.extend_from_slice(&packet::DISCONNECT);
         let bytes = std::mem::take(out);
         // What it has not read when we go is lost with the connection, so a busy broker gets what is left of the grace.
         let now = Instant::now();

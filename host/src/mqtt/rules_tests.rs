@@ -310,3 +310,20 @@ async fn a_pubrel_that_comes_before_the_commit_ends_the_exchange() {
         assert_eq!(running.metrics.ledger().settled.committed, 2);
     }
 }
+
+/// 3.1.1 section 3.1.4: a client need not wait for the CONNACK. A broker that has accepted the CONNECT by then would publish the will
+/// when it saw the bare end of the connection (section 3.1.2.5).
+#[tokio::test]
+async fn a_shutdown_before_the_connack_says_disconnect_too() {
+    for version in [Version::V4, Version::V5] {
+        let (broker, port) = Broker::new().await;
+        let running = start_with(port, |settings| settings.version = version);
+        let mut peer = broker.accept().await;
+        assert_eq!(peer.raw().await.unwrap()[0], 0x10);
+        let stopped = tokio::spawn(stop(running));
+        assert_eq!(peer.raw().await.unwrap(), [0xe0, 0]);
+        assert_eq!(peer.raw().await, None);
+        drop(peer);
+        soon(stopped).await.unwrap().unwrap();
+    }
+}
