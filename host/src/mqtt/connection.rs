@@ -345,6 +345,8 @@ impl<'a> Connection<'a> {
             info!(source = self.driver.name, filters = ?settings.topics, "session resumed, subscriptions are in place");
             self.is_up();
         }
+        // The broker counts the keep-alive from now on, also while its SUBACK takes long.
+        self.timer.as_mut().reset(Instant::now());
         Ok(())
     }
 
@@ -364,8 +366,6 @@ impl<'a> Connection<'a> {
         self.up = Some(Instant::now());
         self.driver.metrics.link.subscribed(self.driver.settings.qos);
         self.driver.status.ready(Part::Mqtt);
-        // From now on the timer is for keep-alive.
-        self.timer.as_mut().reset(Instant::now());
     }
 
     /// What is due by now; when to look again.

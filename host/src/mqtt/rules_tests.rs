@@ -327,3 +327,19 @@ async fn a_shutdown_before_the_connack_says_disconnect_too() {
         soon(stopped).await.unwrap().unwrap();
     }
 }
+
+/// 3.1.1 section 3.1.2.10: the keep-alive counts from CONNACK on, so a broker that takes its time with the SUBACK is pinged.
+#[tokio::test]
+async fn a_slow_suback_does_not_stop_the_pings() {
+    let (broker, port) = Broker::new().await;
+    let running = start_with(port, |settings| settings.keep_alive = Duration::from_millis(300));
+    let mut peer = broker.welcome(false).await;
+    assert_eq!(peer.raw().await.unwrap()[0], 0x82);
+    for _ in 0..2 {
+        assert_eq!(peer.raw().await.unwrap(), [0xc0, 0]);
+        peer.send(&[0xd0, 0]).await;
+    }
+    peer.send(&[0x90, 3, 0, 1, 1]).await;
+    running.ready().await;
+    assert_eq!(running.metrics.mqtt.connections.load(Relaxed), 1);
+}
