@@ -229,7 +229,7 @@ pub const MQTT: Keys = &[
     Key::new(
         "connect_timeout_secs",
         Integer(1, 300),
-        "Seconds for one attempt, from the name look-up to the last subscription.",
+        "Seconds for one attempt, from the name look-up to the last subscription. Each address of the name has its share.",
     )
     .or("30"),
     Key::new(

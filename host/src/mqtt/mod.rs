@@ -189,7 +189,7 @@ impl Driver {
     ) -> Result<(), MqttError> {
         let after = self.settings.connect_timeout;
         let deadline = Instant::now() + after;
-        let connect = timeout_at(deadline, transport::connect(&self.settings));
+        let connect = timeout_at(deadline, transport::connect(&self.settings, deadline));
         let Some(stream) = alongside(intake, shutdown, connect).await? else { return Ok(()) };
         let stream = stream.map_err(|_| MqttError::Timeout {
             broker: self.settings.url.to_string(),

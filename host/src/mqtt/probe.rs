@@ -35,7 +35,7 @@ impl Probe {
         settings.client_id = format!("{}-check-{:08x}", settings.client_id, fastrand::u32(..));
         (settings.clean_session, settings.last_will) = (true, None);
         let deadline = Instant::now() + settings.connect_timeout;
-        let connect = timeout_at(deadline, transport::connect(&settings)).await;
+        let connect = timeout_at(deadline, transport::connect(&settings, deadline)).await;
         let stream = connect.map_err(|_| timed_out(&settings, transport::layers(&settings)))??;
         Ok(Probe { settings, stream, deadline, unread: Vec::new(), skip: 0, packet_id: 0 })
     }
