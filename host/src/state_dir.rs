@@ -32,20 +32,48 @@ pub(crate) fn store(folder: &Path, kind: &str, source: &str) -> PathBuf {
 
 /// Opens `file` with `make`; where there is none yet, it is made under another name first. One that was only begun, because the
 /// disk was full or the process was killed, could never be opened again.
+///
+/// # Errors
+/// That of `make`, or of what the system says about the folder.
 pub(crate) fn make_whole<T, E: From<io::Error>>(
     file: &Path,
     make: impl FnOnce(&Path) -> Result<T, E>,
 ) -> Result<T, E> {
-    if file.try_exists()? {
-        return make(file);
-    }
-    let begun = file.with_extension("begun");
-    if begun.try_exists()? {
-        std::fs::remove_file(&begun)?;
-    }
-    let made = make(&begun)?;
-    std::fs::rename(&begun, file)?;
+    make_whole_with(file, make, sync_folder)
+}
+
+fn make_whole_with<T, E: From<io::Error>>(
+    file: &Path,
+    make: impl FnOnce(&Path) -> Result<T, E>,
+    sync: impl FnOnce(&Path) -> io::Result<()>,
+) -> Result<T, E> {
+    let made = if file.try_exists()? {
+        make(file)?
+    } else {
+        let begun = file.with_extension("begun");
+        if begun.try_exists()? {
+            std::fs::remove_file(&begun)?;
+        }
+        let made = make(&begun)?;
+        std::fs::rename(&begun, file)?;
+        made
+    };
+    // Before anything is kept in it: after a power loss it must not have its old name again, under which it is deleted. Where
+    // it was there, perhaps nobody lived to do this.
+    sync(file.parent().unwrap_or(Path::new("")))?;
     Ok(made)
+}
+
+/// Makes the names in a folder last.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    match File::open(folder)?.sync_all() {
+        // Some file systems have no such thing.
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 /// What others than the owner may do with a file or a folder: the mode, when that is anything.
@@ -157,6 +185,25 @@ mod tests {
         drop(make_whole(&file, open).unwrap());
         let left: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert_eq!(left, [file]);
+    }
+
+    #[test]
+    fn the_name_of_a_store_lasts_before_anything_is_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("mqtt-iot.redb");
+        let make = |file: &Path| fs::write(file, "");
+        // Also where it was there: whoever renamed it may have been killed before the folder was synced.
+        for attempt in 0..2 {
+            let broken = |synced: &Path| {
+                assert_eq!((synced, file.exists()), (folder.path(), true), "{attempt}");
+                Err(io::ErrorKind::StorageFull.into())
+            };
+            let error = make_whole_with(&file, make, broken).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        }
+        make_whole(&file, make).unwrap();
+        sync_folder(Path::new("")).unwrap();
+        sync_folder(&folder.path().join("none")).unwrap_err();
     }
 
     #[test]
