@@ -172,7 +172,7 @@ const OF_SINK: &[OfSink] = &[
     (
         "sink_failing",
         "gauge",
-        "Parts of the sink whose last attempt failed: writers to Rivven and what finds topics there, or the output",
+        "Parts of the sink whose last attempt failed: writers to Rivven and topics that are not there yet, or the output",
         |sink| sink.failing,
     ),
     ("sink_failures_total", "counter", "Attempts of the sink that failed and are made again", |sink| {

@@ -51,7 +51,7 @@ pub trait Sink: Send + Sync {
 pub struct SinkSample {
     /// Open connections to Rivven.
     pub connections: u64,
-    /// Parts whose last attempt failed: writers to Rivven, and what finds topics there; or the output.
+    /// Parts whose last attempt failed: writers to Rivven, and topics that are not there yet; or the output.
     pub failing: u64,
     /// Attempts that failed and were, or are to be, made again.
     pub failures: u64,

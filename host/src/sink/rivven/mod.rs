@@ -1,14 +1,15 @@
 //! Records to Rivven topics, over connections of our own.
 //!
-//! One [`router`] task turns deliveries into records of partitions; the [`schedule`] keeps them in lanes, one for each key;
-//! N [`writer`] tasks, each with one connection and one request in flight, take from it whenever they have an answer. So order
-//! per key holds, every connection is busy while there is work, and nothing lingers. A delivery is settled by whoever commits
-//! the last of its records ([`flight`]).
+//! One [`router`] task turns deliveries into records of partitions, and one [`resolver`] task finds or creates the topics that
+//! the router asks for; the [`schedule`] keeps the records in lanes, one for each key; N [`writer`] tasks, each with one
+//! connection and one request in flight, take from it whenever they have an answer. So order per key holds, every connection is
+//! busy while there is work, and nothing lingers. A delivery is settled by whoever commits the last of its records ([`flight`]).
 
 mod answer;
 mod flight;
 mod probe;
 mod reader;
+mod resolver;
 mod router;
 mod schedule;
 mod wire;
@@ -29,6 +30,7 @@ pub use self::probe::{Probe, Unusable};
 pub use self::reader::{StoredRecord, TopicReader};
 
 use self::flight::{Item, Refusal};
+use self::resolver::Resolver;
 use self::router::Router;
 use self::schedule::Schedule;
 use self::wire::Dial;
@@ -73,7 +75,7 @@ impl Default for Times {
     }
 }
 
-/// What router and writers share.
+/// What router, resolver and writers share.
 struct Shared {
     dial: Dial,
     times: Times,
@@ -135,7 +137,7 @@ pub struct RivvenSink {
 
 impl RivvenSink {
     /// Starts the sink's tasks on the current runtime. `topics` are known destinations and the partitions that they get should
-    /// they have to be created (`None`: the server's default); they are created before the first record is written.
+    /// they have to be created (`None`: the server's default); they are created whether or not a record comes.
     ///
     /// A cluster that cannot be reached is no error: the sink is not ready and tries again.
     ///
@@ -169,7 +171,11 @@ impl RivvenSink {
         shared.health.starting(format!("not yet connected to Rivven at {}", shared.dial));
         let (deliveries, queue) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
-        tasks.spawn(Router::new(shared.clone(), topics).run(queue, refusals));
+        let (wanted, questions) = mpsc::unbounded_channel();
+        let (resolved, answers) = mpsc::unbounded_channel();
+        let router = Router::new(shared.clone(), topics, wanted);
+        tasks.spawn(router.run(queue, refusals, answers));
+        tasks.spawn(Resolver::new(shared.clone()).run(questions, resolved));
         for number in 0..connections {
             tasks.spawn(Writer::new(shared.clone(), number).run());
         }

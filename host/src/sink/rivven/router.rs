@@ -1,35 +1,30 @@
-//! From deliveries to records of partitions: finds or creates each topic, and places each record.
+//! From deliveries to records of partitions: places each record, and keeps what goes to a topic that is not there yet.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use rivven_core::hash::murmur2_partition;
-use rivven_protocol::{Request, Response};
-use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
 
 use super::Shared;
 use super::flight::{Item, items};
+use super::resolver::{Resolved, Wanted};
 use super::schedule::{PartitionId, Routed, Topic};
-use super::wire::{Connection, WireError};
 use crate::delivery::Delivery;
-use crate::sink::Backoff;
-
-/// The router's part in the sink's health; the writers' parts are smaller.
-pub(super) const PART: usize = usize::MAX;
 
 /// Records without a key stay with one partition for so many, as in Rivven's own producer.
 const STICKY: u32 = 8;
 
-/// The one task that knows topics.
+/// The one task that knows topics. It never waits for Rivven: a topic that takes long, or for ever, keeps nobody else's records.
 pub(super) struct Router {
     shared: Arc<Shared>,
-    /// To be created before anything else.
-    known: Vec<(String, Option<u32>)>,
     topics: HashMap<String, Place>,
-    connection: Option<Connection>,
-    server: usize,
+    /// What goes to topics that are wanted and not there yet, in order. Bounded as what is in the schedule: by the records in
+    /// flight.
+    parked: HashMap<String, Vec<Item>>,
+    wanted: UnboundedSender<Wanted>,
     hasher: RandomState,
     /// Names the lanes of records without a key: each its own, as they have no order.
     keyless: u64,
@@ -42,52 +37,47 @@ struct Place {
     stuck: u32,
 }
 
-/// Why a topic has no partitions yet.
-enum Unresolved {
-    /// Rivven will never take such a topic.
-    Never(String),
-    /// Perhaps later.
-    Failed(String),
-}
-
 impl Router {
-    pub(super) fn new(shared: Arc<Shared>, known: Vec<(String, Option<u32>)>) -> Self {
-        Router {
+    /// Asks for the topics that are known at once.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        known: Vec<(String, Option<u32>)>,
+        wanted: UnboundedSender<Wanted>,
+    ) -> Self {
+        let mut router = Router {
             shared,
-            known,
             topics: HashMap::new(),
-            connection: None,
-            server: 0,
+            parked: HashMap::new(),
+            wanted,
             hasher: RandomState::new(),
             keyless: 0,
+        };
+        for (topic, partitions) in known {
+            router.parked(topic, partitions, true);
         }
+        router
     }
 
     pub(super) async fn run(
         mut self,
-        mut deliveries: mpsc::Receiver<Delivery>,
-        mut refused: mpsc::UnboundedReceiver<Item>,
+        mut deliveries: Receiver<Delivery>,
+        mut refused: UnboundedReceiver<Item>,
+        mut resolved: UnboundedReceiver<Resolved>,
     ) {
-        for (topic, partitions) in std::mem::take(&mut self.known) {
-            self.settle(&topic, partitions).await;
-        }
-        if self.topics.is_empty() {
-            self.greet().await;
-        }
-        self.shared.recovered(PART);
         loop {
             tokio::select! {
                 biased;
-                Some(letter) = refused.recv() => self.route(vec![letter]).await,
+                Some(resolved) = resolved.recv() => self.resolved(resolved),
+                Some(letter) = refused.recv() => self.route(vec![letter]),
                 delivery = deliveries.recv() => match delivery {
-                    Some(delivery) => self.route(items(delivery)).await,
+                    Some(delivery) => self.route(items(delivery)),
                     None => return,
                 },
             }
         }
     }
 
-    async fn route(&mut self, items: Vec<Item>) {
+    fn route(&mut self, items: Vec<Item>) {
         let mut routed = Vec::with_capacity(items.len());
         for item in items {
             let topic = match item.record().topic() {
@@ -97,19 +87,9 @@ impl Router {
                     continue;
                 }
             };
-            if !self.topics.contains_key(topic.as_str()) {
-                // What is placed already need not wait for this topic.
-                self.shared.schedule.push(routed.drain(..));
-                let partitions = item.delivery().shape.record.partitions;
-                if item.is_dead_letter() {
-                    self.settle(&topic, partitions).await;
-                } else if let Err(reason) = self.resolve(&topic, partitions).await {
-                    self.shared.refuse(item, reason);
-                    continue;
-                }
-            }
-            if let Some((partition, lane)) = self.place(&topic, &item) {
-                routed.push(Routed { partition, lane, item });
+            match self.place(&topic, &item) {
+                Some((partition, lane)) => routed.push(Routed { partition, lane, item }),
+                None => self.park(topic, item),
             }
         }
         self.shared.schedule.push(routed);
@@ -130,89 +110,41 @@ impl Router {
         Some((place.first.offset(partition), self.hasher.hash_one(&*key)))
     }
 
-    /// Finds or creates a topic that nothing can do without, however long it takes.
-    async fn settle(&mut self, topic: &str, partitions: Option<u32>) {
-        let mut backoff = self.shared.backoff();
-        while let Err(reason) = self.resolve(topic, partitions).await {
-            self.shared.failed(PART, format!("Rivven refuses the topic {topic}: {reason}"));
-            sleep(backoff.delay()).await;
-        }
-        self.shared.recovered(PART);
+    fn park(&mut self, topic: String, item: Item) {
+        let partitions = item.delivery().shape.record.partitions;
+        self.parked(topic, partitions, item.is_dead_letter()).push(item);
     }
 
-    /// Finds or creates a topic; an error only when that can never be.
-    async fn resolve(&mut self, topic: &str, partitions: Option<u32>) -> Result<(), String> {
-        let mut backoff = self.shared.backoff();
-        loop {
-            match self.ask(topic, partitions).await {
-                Ok(partitions) => {
-                    self.shared.recovered(PART);
-                    let first = self.shared.schedule.add(Topic { name: topic.to_owned(), partitions });
-                    let sticky = fastrand::u32(..partitions);
-                    self.topics.insert(topic.to_owned(), Place { first, partitions, sticky, stuck: 0 });
-                    return Ok(());
+    /// What waits for a topic; the first asks for it.
+    fn parked(&mut self, topic: String, partitions: Option<u32>, needed: bool) -> &mut Vec<Item> {
+        match self.parked.entry(topic) {
+            Entry::Occupied(waiting) => waiting.into_mut(),
+            Entry::Vacant(place) => {
+                // The resolver ends only with the sink.
+                let _ = self.wanted.send(Wanted { topic: place.key().clone(), partitions, needed });
+                place.insert(Vec::new())
+            }
+        }
+    }
+
+    fn resolved(&mut self, Resolved { topic, partitions }: Resolved) {
+        let waiting = self.parked.remove(&topic).unwrap_or_default();
+        match partitions {
+            Ok(partitions) => {
+                let first = self.shared.schedule.add(Topic { name: topic.clone(), partitions });
+                let sticky = fastrand::u32(..partitions);
+                self.topics.insert(topic, Place { first, partitions, sticky, stuck: 0 });
+                self.route(waiting);
+            }
+            Err(reason) => {
+                for item in waiting {
+                    // There is no other place for a dead letter, so that it asks again.
+                    match item.is_dead_letter() {
+                        true => self.park(topic.clone(), item),
+                        false => self.shared.refuse(item, reason.clone()),
+                    }
                 }
-                Err(Unresolved::Never(reason)) => return Err(reason),
-                Err(Unresolved::Failed(reason)) => {
-                    self.failed(&mut backoff, format!("cannot find or create the topic {topic}: {reason}"))
-                        .await;
-                }
             }
         }
-    }
-
-    /// How many partitions a topic has, once it is there.
-    async fn ask(&mut self, topic: &str, partitions: Option<u32>) -> Result<u32, Unresolved> {
-        let failed = |error: WireError| Unresolved::Failed(error.to_string());
-        let known = Request::GetMetadata { topic: topic.to_owned() };
-        if let Response::Metadata { partitions: partitions @ 1.., .. } =
-            self.request(&known).await.map_err(failed)?
-        {
-            return Ok(partitions);
-        }
-        let create = Request::CreateTopic { name: topic.to_owned(), partitions };
-        match self.request(&create).await.map_err(failed)? {
-            Response::TopicCreated { partitions: 0, .. } => {
-                Err(Unresolved::Failed("it has no partitions".into()))
-            }
-            Response::TopicCreated { partitions, .. } => {
-                tracing::info!(topic, partitions, "created the topic");
-                Ok(partitions)
-            }
-            Response::Error { message } if message.starts_with("INVALID_TOPIC_NAME") => {
-                Err(Unresolved::Never(message))
-            }
-            Response::Error { message } => {
-                // Perhaps the login has expired, perhaps the server closes after such an answer.
-                self.connection = None;
-                Err(Unresolved::Failed(message))
-            }
-            other => Err(Unresolved::Failed(format!("unexpected answer: {other:?}"))),
-        }
-    }
-
-    /// Without topics to create, at least sees whether Rivven is there.
-    async fn greet(&mut self) {
-        let mut backoff = self.shared.backoff();
-        while let Err(error) = self.request(&Request::Ping).await {
-            self.failed(&mut backoff, format!("cannot reach Rivven: {error}")).await;
-        }
-    }
-
-    async fn failed(&mut self, backoff: &mut Backoff, reason: String) {
-        let server = self.shared.dial.server(self.server);
-        self.shared.failed(PART, format!("{server}: {reason}"));
-        self.server = self.server.wrapping_add(1);
-        sleep(backoff.delay()).await;
-    }
-
-    async fn request(&mut self, request: &Request) -> Result<Response, WireError> {
-        let mut connection = match self.connection.take() {
-            Some(connection) if connection.is_usable() => connection,
-            _ => self.shared.dial.open(self.shared.dial.server(self.server)).await?,
-        };
-        let response = connection.request(request).await?;
-        self.connection = Some(connection);
-        Ok(response)
     }
 }

@@ -3,6 +3,7 @@
 mod real;
 mod refused;
 mod server;
+mod topics;
 
 use std::collections::HashMap;
 
@@ -69,6 +70,15 @@ fn once(first: impl FnOnce() -> Reply + Send + 'static) -> impl FnMut(&Request) 
 async fn not_ready(status: &Status, reason: &str) {
     soon(async {
         while !status.reasons().iter().any(|line| line.contains(reason)) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+async fn ready(status: &Status) {
+    soon(async {
+        while !status.reasons().is_empty() {
             tokio::task::yield_now().await;
         }
     })
@@ -194,12 +204,7 @@ async fn a_server_that_comes_later_is_found() {
     let (delivery, settled) = delivery(&[("a", b"1"), ("b", b"2"), ("c", b"3")]);
     deliver(&sink, delivery).await.unwrap();
     assert_eq!(tally(settled).await, committed(3));
-    soon(async {
-        while !status.reasons().is_empty() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    ready(&status).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
