@@ -106,6 +106,8 @@ pub(super) fn sequence(delivery: &Delivery, index: usize) -> Option<u64> {
 pub(super) struct Failed<'a> {
     pub message: Option<Message<'a>>,
     pub payload: &'a [u8],
+    /// Why the payload is left out, where it has to be.
+    pub omitted: Option<&'a str>,
     pub stage: Stage,
     pub reason: &'a str,
     /// The place of the plugin that could not take it, in the source's list.
@@ -117,18 +119,19 @@ pub(super) struct Failed<'a> {
 pub(super) fn dead_letter(shape: &Shape, size: Option<usize>, failed: &Failed<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(br#"{"topic":"#);
     optional(out, failed.message.map(|message| message.topic()));
-    match size {
-        Some(size) => {
+    let too_large = (failed.payload.len() > MAX_PAYLOAD).then_some("too large for a dead letter");
+    match (size, too_large.or(failed.omitted)) {
+        (Some(size), _) => {
             out.extend_from_slice(br#","payload_base64":null,"size":"#);
             number(out, size as u64);
         }
-        None if failed.payload.len() > MAX_PAYLOAD => {
-            out.extend_from_slice(
-                br#","payload_base64":null,"payload_omitted":"too large for a dead letter","size":"#,
-            );
+        (None, Some(why)) => {
+            out.extend_from_slice(br#","payload_base64":null,"payload_omitted":"#);
+            string(out, why);
+            out.extend_from_slice(br#","size":"#);
             number(out, failed.payload.len() as u64);
         }
-        None => {
+        (None, None) => {
             out.extend_from_slice(br#","payload_base64":"#);
             base64_string(out, failed.payload);
         }

@@ -104,6 +104,8 @@ struct DeadLetter<'a> {
     stage: Stage,
     reason: &'a str,
     plugin: Option<usize>,
+    /// Why it goes without its payload, if it does.
+    omitted: Option<&'static str>,
 }
 
 impl<'a> Record<'a> {
@@ -122,6 +124,7 @@ impl<'a> Record<'a> {
                     stage: letter.stage,
                     reason: &letter.reason,
                     plugin: letter.plugin,
+                    omitted: None,
                 }),
                 None => What::Output(usize::MAX, None),
             },
@@ -140,8 +143,16 @@ impl<'a> Record<'a> {
             },
             Origin::DeadLetter(_) => return Record::new(delivery, origin),
         };
-        let letter = DeadLetter { message, output, stage: Stage::Sink, reason, plugin: None };
+        let letter = DeadLetter { message, output, stage: Stage::Sink, reason, plugin: None, omitted: None };
         Record { delivery, what: What::DeadLetter(letter) }
+    }
+
+    /// The same dead letter without its payload, for a server that refuses it whole. Any other record stays as it is.
+    pub fn without_payload(mut self) -> Self {
+        if let What::DeadLetter(letter) = &mut self.what {
+            letter.omitted = Some("Rivven refuses the dead letter with it");
+        }
+        self
     }
 
     /// The index of the message that the record is about; none for an output of a flush.
@@ -215,13 +226,13 @@ impl<'a> Record<'a> {
                 }
             },
             What::Output(index, _) => out.extend_from_slice(self.delivery.outcome.outputs.values.get(index)),
-            What::DeadLetter(DeadLetter { message, output, stage, reason, plugin }) => {
+            What::DeadLetter(DeadLetter { message, output, stage, reason, plugin, omitted }) => {
                 let payload = match (message, output) {
                     (Some(message), _) => message.payload(),
                     (None, Some(output)) => self.delivery.outcome.outputs.values.get(output),
                     (None, None) => &[],
                 };
-                let failed = json::Failed { message, payload, stage, reason, plugin };
+                let failed = json::Failed { message, payload, omitted, stage, reason, plugin };
                 json::dead_letter(&self.delivery.shape, self.delivery.batch.oversized, &failed, out);
             }
         }

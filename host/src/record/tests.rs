@@ -215,6 +215,19 @@ fn dead_letters_stay_small() {
 }
 
 #[test]
+fn a_dead_letter_can_go_without_its_payload() {
+    let (delivery, _) = delivery(&[("a", &[1; 100])]);
+    let bare = |record: Record<'_>| value(&record.without_payload());
+    let letter: Value =
+        serde_json::from_str(&bare(Record::refused(&delivery, Origin::Message(0), "why"))).unwrap();
+    assert_eq!((&letter["payload_base64"], &letter["size"]), (&json!(null), &json!(100)));
+    assert_eq!(letter["payload_omitted"], "Rivven refuses the dead letter with it");
+    assert_eq!((&letter["topic"], &letter["reason"]), (&json!("a"), &json!("why")));
+    let record = Record::new(&delivery, Origin::Message(0));
+    assert_eq!(bare(record), value(&record));
+}
+
+#[test]
 fn an_oversized_packet_is_dead_lettered_with_its_size() {
     let (mut delivery, _) = delivery(&[("a", b"")]);
     delivery.batch.oversized = Some(300_000);

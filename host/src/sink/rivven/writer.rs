@@ -71,7 +71,7 @@ impl Writer {
     /// Writes a batch, however long it takes; on return each of its records is committed or refused.
     async fn write(&mut self, mut batch: Batch) {
         let (done, items) = batch.open();
-        let (items, records) = self.encode(items);
+        let (items, mut records) = self.encode(items);
         let mut items = items.into_iter();
         let (mut start, mut width) = (0, records.len());
         while let Some(part) =
@@ -86,10 +86,16 @@ impl Writer {
                 // One of them it is; alone, each of the others is committed.
                 Err(_) if part.len() > 1 => width = 1,
                 Err(reason) if of_part.iter().any(Item::is_dead_letter) => {
+                    let mut letters = of_part.iter().zip(records.iter_mut().skip(start));
+                    if letters.any(|(item, record)| shorten(item, record)) {
+                        continue;
+                    }
                     self.failed(format!("Rivven refuses a dead letter: {reason}"));
                     sleep(self.backoff.delay()).await;
                 }
                 Err(reason) => {
+                    // Nothing is wrong with the server.
+                    self.recovered();
                     start += 1;
                     if let Some(item) = items.next() {
                         self.shared.refuse(item, format!("Rivven refuses the record: {reason}"));
@@ -288,4 +294,15 @@ impl Writer {
             self.shared.recovered(self.number);
         }
     }
+}
+
+/// Takes the payload out of a dead letter that was refused, which most likely made it too large; says whether there was any.
+/// One that is refused without it, too, gets it back: that was not why, so that it must not be lost.
+fn shorten(item: &Item, record: &mut BatchRecord) -> bool {
+    let (mut whole, mut bare) = (Vec::new(), Vec::new());
+    item.record().value(&mut whole);
+    item.record().without_payload().value(&mut bare);
+    let shorter = bare.len() < whole.len() && record.value.len() == whole.len();
+    record.value = if shorter { bare } else { whole }.into();
+    shorter
 }

@@ -66,6 +66,81 @@ async fn on_fault_drops_or_stops_where_it_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_that_is_too_large_goes_without_its_payload() {
+    let server = Server::start(|request| match request {
+        Request::PublishBatch { records, .. } if records.iter().any(|record| record.value.len() > 1_000) => {
+            Reply::Answer(error("MESSAGE_TOO_LARGE: over 1000 bytes"))
+        }
+        _ => Reply::Usual,
+    })
+    .await;
+    let sink = start(&server, 1);
+    let status = Status::default();
+    sink.attach(status.clone());
+    let (delivery, settled) = delivery(&[("a", &[b'x'; 2_000]), ("a", b"2"), ("a", &[b'y'; 3_000])]);
+    deliver(&sink, delivery).await.unwrap();
+    assert_eq!(tally(settled).await, Tally { committed: 1, dropped: 0, dead_lettered: 2 });
+    assert_eq!(server.values("events"), ["2"]);
+    let letters = server.values("events.dlq");
+    assert_eq!(letters.len(), 2);
+    for (letter, size) in letters.iter().zip([2_000, 3_000]) {
+        let letter: serde_json::Value = serde_json::from_str(letter).unwrap();
+        assert_eq!((&letter["topic"], &letter["stage"]), (&"a".into(), &"sink".into()));
+        assert_eq!((&letter["payload_base64"], &letter["size"]), (&serde_json::Value::Null, &size.into()));
+        assert!(letter["payload_omitted"].as_str().unwrap().contains("refuses"), "{letter}");
+    }
+    ready(&status).await;
+}
+
+/// What is wrong is not the payload then, and it is not given up for nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_that_is_refused_without_its_payload_too_waits_with_it() {
+    let (allow, allowed) = tokio::sync::watch::channel(false);
+    let server = Server::start(move |request| match request {
+        Request::PublishBatch { topic, records, .. } if topic == "events.dlq" => {
+            let whole = text(&records[0].value).contains(r#""payload_base64":"YmFk""#);
+            match *allowed.borrow() && whole {
+                true => Reply::Usual,
+                false => Reply::Answer(error("INVALID_TOPIC_NAME: not now")),
+            }
+        }
+        request => picky(request),
+    })
+    .await;
+    let sink = start(&server, 1);
+    let status = Status::default();
+    sink.attach(status.clone());
+    let (delivery, mut settled) = delivery(&[("a", b"bad")]);
+    deliver(&sink, delivery).await.unwrap();
+    not_ready(&status, "Rivven refuses a dead letter: INVALID_TOPIC_NAME").await;
+    server.seen("PublishBatch { topic: \"events.dlq\"", 4).await;
+    assert_eq!(settled.try_recv().unwrap_err(), TryRecvError::Empty);
+    allow.send_replace(true);
+    assert_eq!(tally(settled).await, Tally { committed: 0, dropped: 0, dead_lettered: 1 });
+    assert_eq!(server.values("events.dlq").len(), 1);
+    ready(&status).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_refuses_a_record_shows_that_the_server_works() {
+    let mut first = true;
+    let server = Server::start(move |request| match request {
+        Request::PublishBatch { .. } if std::mem::take(&mut first) => Reply::Close,
+        request => picky(request),
+    })
+    .await;
+    let sink = start(&server, 1);
+    let status = Status::default();
+    sink.attach(status.clone());
+    let (drop_it, _) = shape(record("events", Format::Raw), BadMessage::Drop);
+    let (delivery, settled) = delivery_of(drop_it, &[("a", b"bad")]);
+    deliver(&sink, delivery).await.unwrap();
+    assert_eq!(tally(settled).await, Tally { committed: 0, dropped: 1, dead_lettered: 0 });
+    ready(&status).await;
+    assert_eq!(sink.sample().failures, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_illegal_topic_of_a_plugin_is_dead_lettered() {
     let server = Server::start(|_| Reply::Usual).await;
     let sink = start(&server, 1);
