@@ -80,7 +80,8 @@ fn scattered(kill: u64, below: u64) -> u64 {
 /// Each message has a topic of its own, so that the counts say of each one how often it was counted.
 #[tokio::test(flavor = "multi_thread")]
 async fn over_20_sigkills_no_message_is_missing_from_the_counts_and_no_acknowledged_one_is_counted_twice() {
-    const CHUNK: u64 = 300;
+    // So many that the publisher is still at it when the kill comes.
+    const CHUNK: u64 = 2_000;
     let broker = broker().await;
     let mut host = start(source(&broker, &guests::example("count").unwrap())).await;
     let numbered = |numbers: std::ops::Range<u64>| numbers.map(|n| Message::new(format!("n/{n}"), "x"));
