@@ -21,7 +21,7 @@ use crate::properties::parse_properties;
 const MAX_PACKET: usize = 1_024;
 
 /// A PUBLISH, from whoever decoded it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plain {
     pub topic: Vec<u8>,
     pub payload: Vec<u8>,
@@ -94,13 +94,7 @@ fn codec(version: Version, frame: &[u8]) -> Option<Plain> {
 /// Whether another codec sees the same in this packet; false where one of us refuses it.
 fn check_frame(version: Version, frame: &[u8]) -> bool {
     if frame.first().is_some_and(|first| first >> 4 == PUBLISH) {
-        let (ours, codec) = (ours(version, frame), codec(version, frame));
-        match (&ours, &codec) {
-            (Some(_), _) | (None, None) => assert_eq!(ours, codec, "{version:?}: {frame:?}"),
-            // The codec takes some properties that no PUBLISH may have, or that may come once.
-            (None, Some(_)) => assert!(version == Version::V5, "we refuse what the codec takes: {frame:?}"),
-        }
-        return ours.is_some_and(|plain| seen_alike(version, frame, Said::Publish(plain)));
+        return check_publish(version, frame);
     }
     match packet::decode(version, frame) {
         Ok(incoming) => {
@@ -114,6 +108,23 @@ fn check_frame(version: Version, frame: &[u8]) -> bool {
             false
         }
     }
+}
+
+fn check_publish(version: Version, frame: &[u8]) -> bool {
+    let (ours, codec) = (ours(version, frame), codec(version, frame));
+    let seen = ours.clone().is_some_and(|plain| seen_alike(version, frame, Said::Publish(plain)));
+    let known = match (&ours, &codec) {
+        // rumqttc takes some properties that no PUBLISH may have, or that may come once.
+        (None, Some(_)) => version == Version::V5,
+        // It counts a byte too many for each subscription identifier, so that its payload may begin too early. The other codec
+        // is on our side, or refuses the packet, as where a length has more bytes than it needs.
+        (Some(_), Some(_)) => {
+            version == Version::V5 && (seen || second_opinion::of(version, frame).is_none())
+        }
+        _ => false,
+    };
+    assert!(ours == codec || known, "{version:?}: {frame:?}: {ours:?} instead of {codec:?}");
+    seen
 }
 
 fn seen_alike(version: Version, frame: &[u8], ours: Said) -> bool {
