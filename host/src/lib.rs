@@ -27,6 +27,8 @@
 // Some helpers of what both have in common are used by the source and its sinks only.
 #![cfg_attr(not(feature = "mqtt"), allow(dead_code))]
 
+#[cfg(feature = "mqtt")]
+mod addresses;
 pub mod chain;
 pub mod cli;
 pub mod config;

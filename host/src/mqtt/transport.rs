@@ -1,7 +1,6 @@
 //! The byte stream to the broker: TCP, TLS over it where that is asked for, and WebSocket over either.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -10,6 +9,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 
 use super::websocket;
+use crate::addresses::first_to_connect;
 use crate::config::Mqtt;
 use crate::error::{MqttError, TlsError};
 use crate::tls;
@@ -95,65 +95,11 @@ pub(super) async fn close(stream: &mut dyn Stream, last: &[u8], silence: Duratio
 
 async fn tcp(settings: &Mqtt, deadline: Instant) -> io::Result<TcpStream> {
     let addresses: Vec<_> = lookup_host((settings.url.host.as_str(), settings.url.port)).await?.collect();
-    let stream = first(&addresses, deadline, TcpStream::connect).await?;
+    let stream = first_to_connect(&addresses, deadline, TcpStream::connect).await?;
     // Acknowledgements are small and must not wait for one another.
     stream.set_nodelay(true)?;
     let keepalive =
         TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
     SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
     Ok(stream)
-}
-
-/// Tries one address after the other. A host that is gone, or a firewall, swallows what is sent to it, so each address but the last
-/// has only its share of what remains until the `deadline`.
-async fn first<T, F: Future<Output = io::Result<T>>>(
-    addresses: &[SocketAddr],
-    deadline: Instant,
-    connect: impl Fn(SocketAddr) -> F,
-) -> io::Result<T> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for (left, address) in (1..=addresses.len() as u32).rev().zip(addresses) {
-        let connected = match left {
-            1 => connect(*address).await,
-            _ => {
-                let share = deadline.saturating_duration_since(Instant::now()) / left;
-                timeout(share, connect(*address)).await.unwrap_or_else(|elapsed| Err(elapsed.into()))
-            }
-        };
-        match connected {
-            Ok(connected) => return Ok(connected),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn an_address_that_swallows_everything_takes_only_its_share() {
-        let addresses: Vec<SocketAddr> = (1..=4).map(|port| ([127, 0, 0, 1], port).into()).collect();
-        let begin = Instant::now();
-        let deadline = begin + Duration::from_secs(2);
-        let connect = async |address: SocketAddr| match address.port() {
-            1 | 2 => std::future::pending().await,
-            3 => Err(io::ErrorKind::ConnectionRefused.into()),
-            port => Ok((port, Instant::now())),
-        };
-        let (port, at) = first(&addresses, deadline, connect).await.unwrap();
-        assert_eq!(port, 4);
-        // A quarter, and a third of the rest: half of the time is left.
-        assert!(at < deadline, "tried after {:?}", at - begin);
-
-        // The last address has all that is left, and the caller says when that is over.
-        let swallowed = timeout(Duration::from_millis(50), first(&addresses[..1], begin, connect)).await;
-        assert!(swallowed.is_err(), "{swallowed:?}");
-        let error = first(&addresses[2..3], deadline, connect).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
-        let error = first(&[], deadline, connect).await.unwrap_err();
-        assert_eq!(error.to_string(), "the name has no address");
-    }
 }

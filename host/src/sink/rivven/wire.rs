@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 use super::Times;
+use crate::addresses::first_to_connect;
 use crate::config::{self, Credentials, Tls};
 use crate::error::TlsError;
 use crate::tls;
@@ -97,13 +98,14 @@ impl Dial {
             let password = auth.password.as_ref().map_or("", |password| password.expose());
             (auth.username.as_deref().unwrap_or_default(), password)
         });
-        let addresses: Vec<_> = lookup_host(&*address).await?.collect();
         let limit = self.times.connect;
+        let deadline = tokio::time::Instant::now() + limit;
+        let addresses: Vec<_> = lookup_host(&*address).await?.collect();
         let Some(tls) = &self.tls else {
             let connect = |one: SocketAddr| async move {
                 Client::connect_with_timeout(&one.to_string(), limit).await.map_err(WireError::from)
             };
-            let mut client = first_of(&addresses, limit, connect).await?;
+            let mut client = first_to_connect(&addresses, deadline, connect).await?;
             if let Some((username, password)) = credentials {
                 client.authenticate_scram(username, password).await?;
             }
@@ -112,8 +114,7 @@ impl Dial {
         // The client can only hand over plain streams, so here its handshake is repeated.
         let host = address.rsplit_once(':').map_or(&*address, |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        let connect = |one: SocketAddr| async move { Ok(TcpStream::connect(one).await?) };
-        let plain = first_of(&addresses, limit, connect).await?;
+        let plain = first_to_connect(&addresses, deadline, TcpStream::connect).await?;
         plain.set_nodelay(true)?;
         let stream = tls::connect(tls, host, plain).await?;
         let mut connection = self.connection(address, Stream::Tls(Box::new(stream)));
@@ -128,25 +129,6 @@ impl Dial {
         let (times, buffer, open) = (self.times, Vec::new(), self.open.clone());
         Connection { address, stream, times, next_id: 1, used: Instant::now(), buffer, _open: open }
     }
-}
-
-/// Tries the addresses of a name one after the other. One that does not answer leaves the others their share of the time.
-async fn first_of<T, F: Future<Output = Result<T, WireError>>>(
-    addresses: &[SocketAddr],
-    limit: Duration,
-    connect: impl Fn(SocketAddr) -> F,
-) -> Result<T, WireError> {
-    let begin = Instant::now();
-    let mut last = WireError::Io(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-    for (address, left) in addresses.iter().zip((1..=addresses.len() as u32).rev()) {
-        let share = limit.saturating_sub(begin.elapsed()) / left;
-        match timeout(share, connect(*address)).await {
-            Ok(Ok(connected)) => return Ok(connected),
-            Ok(Err(error)) => last = error,
-            Err(_) => last = WireError::TimedOut(share),
-        }
-    }
-    Err(last)
 }
 
 enum Stream {
@@ -285,33 +267,3 @@ fn quick_ack(stream: &TcpStream) {
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn quick_ack(_: &TcpStream) {}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn an_address_that_does_not_answer_leaves_time_for_the_next() {
-        let addresses = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        let limit = Duration::from_millis(1_500);
-        let third = |one: SocketAddr| async move {
-            match one.port() {
-                1 => std::future::pending().await,
-                2 => Err(io::Error::from(io::ErrorKind::ConnectionRefused).into()),
-                // Not at once: a limit that is over by now is noticed.
-                port => {
-                    tokio::task::yield_now().await;
-                    Ok(port)
-                }
-            }
-        };
-        // The limit of all of them, as whoever connects has it.
-        assert_eq!(timeout(limit, first_of(&addresses, limit, third)).await.unwrap().unwrap(), 3);
-        let refused = first_of(&addresses[1..2], limit, third).await.unwrap_err();
-        assert!(matches!(refused, WireError::Io(_)), "{refused}");
-        let silent = first_of(&addresses[..1], Duration::from_millis(1), third).await.unwrap_err();
-        assert!(matches!(silent, WireError::TimedOut(_)), "{silent}");
-        assert!(first_of(&[], limit, third).await.unwrap_err().to_string().contains("no address"));
-    }
-}
