@@ -16,8 +16,8 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
-    /// Reads a log with `log_type all`. Mosquitto 2.0.11 goes beyond its `max_inflight_messages` where a session comes back to a
-    /// long queue, and gives a packet id again that is still in use: an acknowledgement then is for the oldest with this id.
+    /// Reads a log with `log_type all`. Mosquitto 2.0.11 goes far beyond its `max_inflight_messages` while a client does not
+    /// acknowledge, and gives a packet id again that is still in use: an acknowledgement then is for the oldest with this id.
     pub fn read(log: &str, client: &str, topic: &str) -> Result<Self> {
         let sending = format!("Sending PUBLISH to {client} (");
         let acknowledging = ["PUBACK", "PUBREC"].map(|kind| format!("Received {kind} from {client} (Mid: "));
