@@ -1,8 +1,9 @@
 //! What plugins write to `state`, made durable before the messages that it comes from are acknowledged.
 //!
-//! A journal belongs to one source and lies between its sink and its driver: each settled batch passes through it. It waits until
-//! what it wrote is in the store, and until all is that was published before it: a later write may build on an earlier one, and a
-//! batch that wrote nothing may have been dropped because of what it read. So after a crash the store is what some first commits
+//! A journal belongs to one source and lies between its sink and its driver. A settled batch passes through it that wrote something,
+//! or that was processed while something was not durable. It waits until what it wrote is in the store, and until all is that was
+//! published before it: a later write may build on an earlier one, and a batch that wrote nothing may have been dropped because of
+//! what it read. So after a crash the store is what some first commits
 //! of the source have made of it, and all that was acknowledged is among them. Whatever has gathered while the last transaction
 //! was synced shares the next one.
 
@@ -12,6 +13,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Release};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -25,6 +27,7 @@ use tracing::{info, warn};
 use crate::error::JournalError;
 use crate::message::{Batch, StateCommit};
 use crate::plugin::StateStore;
+use crate::processor::StateQueue;
 use crate::state_dir;
 use crate::status::{Part, Status};
 
@@ -127,39 +130,39 @@ impl Journal {
         source: &str,
         status: Status,
         back: UnboundedSender<Box<Batch>>,
-    ) -> io::Result<(UnboundedSender<Box<Batch>>, JoinHandle<()>)> {
-        let (settle, settled) = unbounded_channel();
+    ) -> io::Result<(StateQueue, JoinHandle<()>)> {
+        let (sender, settled) = unbounded_channel();
+        let queue = StateQueue { settled: sender, durable: Arc::default() };
+        let durable = queue.durable.clone();
         let runtime = Handle::current();
         let name = source.to_owned();
         let thread = std::thread::Builder::new()
             .name(format!("{source}-state"))
-            .spawn(move || self.run(&name, settled, &status, &back, &runtime))?;
-        Ok((settle, thread))
+            .spawn(move || self.run(&name, settled, &durable, &status, &back, &runtime))?;
+        Ok((queue, thread))
     }
 
     fn run(
         mut self,
         source: &str,
         mut settled: UnboundedReceiver<Box<Batch>>,
+        durable: &AtomicU64,
         status: &Status,
         back: &UnboundedSender<Box<Batch>>,
         runtime: &Handle,
     ) {
         let mut order = Order::default();
         while let Some(batch) = settled.blocking_recv() {
-            let mut next = Some(batch);
-            while let Some(batch) = next {
-                if let Some(batch) = order.add(batch) {
-                    let _ = back.send(batch);
-                }
-                next = settled.try_recv().ok();
+            order.add(batch);
+            while let Ok(batch) = settled.try_recv() {
+                order.add(batch);
             }
             let due = order.take();
-            let writes = due.iter().any(|(commit, _)| !commit.writes.is_empty());
-            if writes && !self.commit_at_last(source, &due, status, back, runtime) {
+            if !due.is_empty() && !self.commit_at_last(source, &due, status, back, runtime) {
                 return;
             }
-            for (_, batch) in due {
+            durable.store(order.next, Release);
+            for batch in due.into_iter().map(|(_, batch)| batch).chain(order.take_readers()) {
                 // A driver that is gone acknowledges nothing any more; the broker will send the messages again.
                 let _ = back.send(batch);
             }
@@ -228,34 +231,43 @@ impl Journal {
 /// A settled batch whose turn it is, and what it wrote.
 type Due = (StateCommit, Box<Batch>);
 
-/// Settled batches by the place of their commits.
+/// Settled batches by the commits that come before them.
 #[derive(Default)]
 struct Order {
-    /// The place that is next.
+    /// How many commits have been taken.
     next: u64,
-    waiting: BTreeMap<u64, Due>,
+    writers: BTreeMap<u64, Due>,
+    /// Those that wrote nothing.
+    readers: BTreeMap<u64, Vec<Box<Batch>>>,
 }
 
 impl Order {
-    /// Takes a batch, or gives it back when it has no place.
-    fn add(&mut self, mut batch: Box<Batch>) -> Option<Box<Batch>> {
+    fn add(&mut self, mut batch: Box<Batch>) {
         match batch.state.take() {
-            None => Some(batch),
-            Some(commit) => {
-                self.waiting.insert(commit.number, (commit, batch));
-                None
+            Some(commit) if !commit.writes.is_empty() => {
+                self.writers.insert(commit.number, (commit, batch));
+            }
+            commit => {
+                let number = commit.map_or(0, |commit| commit.number);
+                self.readers.entry(number).or_default().push(batch);
             }
         }
     }
 
-    /// Those whose predecessors are all taken.
+    /// The commits whose predecessors are all taken.
     fn take(&mut self) -> Vec<Due> {
         let mut due = Vec::new();
-        while let Some(next) = self.waiting.remove(&self.next) {
+        while let Some(next) = self.writers.remove(&self.next) {
             due.push(next);
             self.next += 1;
         }
         due
+    }
+
+    /// The batches that wait for no others than those that are taken.
+    fn take_readers(&mut self) -> impl Iterator<Item = Box<Batch>> + use<> {
+        let waiting = self.readers.split_off(&(self.next + 1));
+        std::mem::replace(&mut self.readers, waiting).into_values().flatten()
     }
 }
 

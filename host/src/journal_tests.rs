@@ -96,7 +96,7 @@ impl StorageBackend for Disk {
 /// A journal that runs, and both of its ends.
 struct Bench {
     disk: Disk,
-    settle: UnboundedSender<Box<Batch>>,
+    queue: StateQueue,
     back: UnboundedReceiver<Box<Batch>>,
     status: Status,
     thread: JoinHandle<()>,
@@ -110,13 +110,13 @@ impl Bench {
         let (sender, back) = unbounded_channel();
         let status = Status::default();
         let journal = disk.journal();
-        let (settle, thread) =
+        let (queue, thread) =
             runtime.block_on(async { journal.start("test", status.clone(), sender) }).unwrap();
-        Bench { disk, settle, back, status, thread, runtime }
+        Bench { disk, queue, back, status, thread, runtime }
     }
 
     fn end(self) {
-        drop(self.settle);
+        drop(self.queue);
         self.thread.join().unwrap();
     }
 }
@@ -154,14 +154,18 @@ fn content(disk: &Disk) -> HashMap<String, String> {
 #[test]
 fn a_batch_waits_for_those_published_before_it() {
     let mut bench = Bench::new(Disk::default());
-    bench.settle.send(batch(11, Some(commit(1, &[("k", Some("second"))])))).unwrap();
+    bench.queue.settled.send(batch(11, Some(commit(1, &[("k", Some("second"))])))).unwrap();
     assert!(bench.back.try_recv().is_err());
     assert_eq!(content(&bench.disk.after_crash()), HashMap::new());
-    bench.settle.send(batch(10, Some(commit(0, &[("k", Some("first")), ("gone", Some("x"))])))).unwrap();
+    bench
+        .queue
+        .settled
+        .send(batch(10, Some(commit(0, &[("k", Some("first")), ("gone", Some("x"))]))))
+        .unwrap();
     let back = [(); 2].map(|()| sequence(&bench.back.blocking_recv().unwrap()));
     assert_eq!(back, [10, 11]);
     assert_eq!(content(&bench.disk.after_crash())["k"], "second");
-    bench.settle.send(batch(13, Some(commit(2, &[("gone", None)])))).unwrap();
+    bench.queue.settled.send(batch(13, Some(commit(2, &[("gone", None)])))).unwrap();
     bench.back.blocking_recv().unwrap();
     assert_eq!(content(&bench.disk.after_crash()), HashMap::from([("k".into(), "second".into())]));
     bench.end();
@@ -171,19 +175,21 @@ fn a_batch_waits_for_those_published_before_it() {
 fn a_batch_that_wrote_nothing_waits_for_what_it_may_have_read() {
     let mut bench = Bench::new(Disk::default());
     bench.disk.fail_after(0, usize::MAX);
-    // The first is on its way to the disk, where there is no room; the third has settled before the second.
-    bench.settle.send(batch(10, Some(commit(0, &[("seen", Some("x"))])))).unwrap();
-    bench.settle.send(batch(12, Some(commit(2, &[])))).unwrap();
+    // The first is on its way to the disk, where there is no room; what has read it, and what has read the second, have settled.
+    bench.queue.settled.send(batch(10, Some(commit(0, &[("seen", Some("x"))])))).unwrap();
+    bench.queue.settled.send(batch(11, Some(commit(1, &[])))).unwrap();
+    bench.queue.settled.send(batch(13, Some(commit(2, &[])))).unwrap();
     while bench.status.reasons().is_empty() {
         std::thread::yield_now();
     }
     assert!(bench.back.try_recv().is_err());
     bench.disk.fail_after(0, 0);
-    assert_eq!(sequence(&bench.back.blocking_recv().unwrap()), 10);
-    assert!(bench.back.try_recv().is_err());
-    bench.settle.send(batch(11, Some(commit(1, &[])))).unwrap();
     let back = [(); 2].map(|()| sequence(&bench.back.blocking_recv().unwrap()));
-    assert_eq!(back, [11, 12]);
+    assert_eq!((back, bench.queue.durable.load(SeqCst)), ([10, 11], 1));
+    assert!(bench.back.try_recv().is_err());
+    bench.queue.settled.send(batch(12, Some(commit(1, &[("seen", Some("y"))])))).unwrap();
+    let back = [(); 2].map(|()| sequence(&bench.back.blocking_recv().unwrap()));
+    assert_eq!((back, bench.queue.durable.load(SeqCst)), ([12, 13], 2));
     bench.end();
 }
 
@@ -191,7 +197,7 @@ fn a_batch_that_wrote_nothing_waits_for_what_it_may_have_read() {
 fn what_cannot_be_written_is_tried_again_and_nothing_passes_meanwhile() {
     let mut bench = Bench::new(Disk::default());
     bench.disk.fail_after(0, usize::MAX);
-    bench.settle.send(batch(1, Some(commit(0, &[("k", Some("v"))])))).unwrap();
+    bench.queue.settled.send(batch(1, Some(commit(0, &[("k", Some("v"))])))).unwrap();
     let reasons = loop {
         match bench.status.reasons() {
             reasons if reasons.is_empty() => std::thread::yield_now(),
@@ -213,11 +219,11 @@ fn what_cannot_be_written_is_tried_again_and_nothing_passes_meanwhile() {
 fn it_ends_with_its_driver_though_the_disk_is_full() {
     let bench = Bench::new(Disk::default());
     bench.disk.fail_after(0, usize::MAX);
-    bench.settle.send(batch(1, Some(commit(0, &[("k", Some("v"))])))).unwrap();
+    bench.queue.settled.send(batch(1, Some(commit(0, &[("k", Some("v"))])))).unwrap();
     drop(bench.back);
     // The sender lives on: a sink may keep deliveries.
     bench.thread.join().unwrap();
-    drop((bench.settle, bench.runtime));
+    drop((bench.queue, bench.runtime));
 }
 
 #[test]
@@ -269,12 +275,11 @@ fn a_folder_that_cannot_be_written_is_named() {
     );
 }
 
-/// What the first `n` commits make of an empty store.
+/// What the first `n` commits that write make of an empty store.
 fn folded(commits: &[StateCommit], n: usize) -> HashMap<String, String> {
     let mut content = HashMap::new();
-    for (key, value) in
-        commits[..n].iter().flat_map(|commit| &commit.writes).flat_map(|writes| &writes.changes)
-    {
+    let writes = commits.iter().flat_map(|commit| &commit.writes).take(n);
+    for (key, value) in writes.flat_map(|writes| &writes.changes) {
         match value {
             Some(value) => content.insert(key.to_string(), String::from_utf8(value.to_vec()).unwrap()),
             None => content.remove(&**key),
@@ -283,15 +288,15 @@ fn folded(commits: &[StateCommit], n: usize) -> HashMap<String, String> {
     content
 }
 
-/// Commits, in which order they settle, and after how many writes the disk fails how often.
+/// Commits, some of which write nothing, in which order they settle, and after how many writes the disk fails how often.
 fn campaign() -> impl Strategy<Value = (Vec<StateCommit>, Vec<usize>, Vec<(usize, usize)>)> {
     let change = (0..5_u8, prop::option::of(0..100_u8));
     let commits = prop::collection::vec(prop::collection::vec(change, 0..4), 1..30);
     (commits, prop::collection::vec((0..60_usize, 0..9_usize), 0..4)).prop_flat_map(|(commits, failures)| {
+        let mut number = 0;
         let commits: Vec<StateCommit> = commits
             .into_iter()
-            .enumerate()
-            .map(|(number, changes)| {
+            .map(|changes| {
                 let text: Vec<_> = changes
                     .iter()
                     .map(|(key, value)| (key.to_string(), value.map(|value| value.to_string())))
@@ -300,11 +305,12 @@ fn campaign() -> impl Strategy<Value = (Vec<StateCommit>, Vec<usize>, Vec<(usize
                 let n = number.to_string();
                 let mut changes: Vec<_> =
                     text.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
-                // Others have only read.
                 if !changes.is_empty() {
                     changes.push(("n", Some(n.as_str())));
                 }
-                commit(number as u64, &changes)
+                let commit = commit(number, &changes);
+                number += u64::from(!commit.writes.is_empty());
+                commit
             })
             .collect();
         let order: Vec<usize> = (0..commits.len()).collect();
@@ -315,27 +321,31 @@ fn campaign() -> impl Strategy<Value = (Vec<StateCommit>, Vec<usize>, Vec<(usize
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-    /// Whenever a batch has come through, a crash at that moment leaves exactly what some first commits made, and this one is
-    /// among them; and all come through in the end, in their order, whatever order they settle in and however often the disk
-    /// fails.
+    /// Whenever a batch has come through, a crash at that moment leaves exactly what some first commits made, and this one and all
+    /// that it may have read are among them; and all come through in the end, those that write in their order, whatever order they
+    /// settle in and however often the disk fails.
     #[test]
     fn what_is_durable_is_what_the_first_commits_made((commits, order, failures) in campaign()) {
         let mut bench = Bench::new(Disk::default());
         let mut failures = failures.into_iter();
-        let mut through = 0;
-        for (at, &number) in order.iter().enumerate() {
+        let mut through = Vec::new();
+        for (at, &index) in order.iter().enumerate() {
             if at % 5 == 0 && let Some((good, bad)) = failures.next() {
                 bench.disk.fail_after(good, bad);
             }
-            bench.settle.send(batch(number as u64, Some(commits[number].clone()))).unwrap();
+            bench.queue.settled.send(batch(index as u64, Some(commits[index].clone()))).unwrap();
             while let Ok(batch) = bench.back.try_recv() {
                 holds(&bench.disk, &commits, &batch, &mut through)?;
             }
         }
-        while through < commits.len() {
+        while through.len() < commits.len() {
             let batch = bench.back.blocking_recv().unwrap();
             holds(&bench.disk, &commits, &batch, &mut through)?;
         }
+        let writes = |index: &usize| !commits[*index].writes.is_empty();
+        prop_assert!(through.iter().copied().filter(writes).is_sorted());
+        through.sort_unstable();
+        prop_assert_eq!(through, (0..commits.len()).collect::<Vec<_>>());
         prop_assert_eq!(content(&bench.disk.after_crash()), folded(&commits, commits.len()));
         bench.end();
     }
@@ -346,15 +356,15 @@ fn holds(
     disk: &Disk,
     commits: &[StateCommit],
     batch: &Batch,
-    through: &mut usize,
+    through: &mut Vec<usize>,
 ) -> Result<(), TestCaseError> {
-    prop_assert_eq!(sequence(batch), *through as u64);
-    *through += 1;
+    let index = sequence(batch) as usize;
+    through.push(index);
+    let StateCommit { number, writes, .. } = &commits[index];
+    let needed = number + u64::from(!writes.is_empty());
     let found = content(&disk.after_crash());
-    let durable = found.get("n").map_or(0, |n| n.parse::<usize>().unwrap() + 1);
-    let written =
-        commits[..*through].iter().rposition(|commit| !commit.writes.is_empty()).map_or(0, |at| at + 1);
-    prop_assert!(durable >= written, "{} are through, {} durable", written, durable);
-    prop_assert_eq!(found, folded(commits, durable));
+    let durable = found.get("n").map_or(0, |n| n.parse::<u64>().unwrap() + 1);
+    prop_assert!(durable >= needed, "{} is through with {} needed, {} durable", index, needed, durable);
+    prop_assert_eq!(found, folded(commits, durable as usize));
     Ok(())
 }

@@ -127,7 +127,8 @@ pub struct Batch {
 /// What the processing of one batch wrote to the state of plugins. It is durable as a whole or not at all.
 #[derive(Debug, Clone)]
 pub struct StateCommit {
-    /// Its place among all of the source, from 0: each may build on those before it, also when it wrote nothing.
+    /// How many commits of the source came before: it may build on them, so it is not durable before they are. One that wrote
+    /// nothing is not counted itself, and waits for them because it may have read what they wrote.
     pub number: u64,
     /// What was written, of each plugin that wrote something.
     pub writes: Vec<StateWrites>,

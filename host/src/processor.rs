@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::future;
 use std::iter;
 use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering::Acquire};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -48,11 +49,20 @@ pub struct Context {
     /// Back to the driver.
     pub back: mpsc::UnboundedSender<Box<Batch>>,
     /// Back to the driver by way of the journal, where a plugin has state that is to be durable.
-    pub journal: Option<mpsc::UnboundedSender<Box<Batch>>>,
+    pub journal: Option<StateQueue>,
     /// How many state commits there were. It is locked while state is published, so that all stores see the same order.
     commits: Arc<Mutex<u64>>,
     /// Bytes that may wait: outputs for the sink, what was written to state for the journal.
     budget: Arc<Semaphore>,
+}
+
+/// The way by the journal.
+#[derive(Debug, Clone)]
+pub struct StateQueue {
+    /// Gets settled batches, and sends them back when they may be acknowledged.
+    pub settled: mpsc::UnboundedSender<Box<Batch>>,
+    /// How many state commits are durable.
+    pub durable: Arc<AtomicU64>,
 }
 
 impl Context {
@@ -82,8 +92,8 @@ impl Context {
         &self.shape.metrics
     }
 
-    /// Publishes what was written to state. A batch that wrote nothing has its place too: it may have read what is not durable
-    /// yet, and be dropped for it.
+    /// Publishes what was written to state. A batch that wrote nothing waits too, where something is not durable yet: it may have
+    /// read that, and be dropped for it.
     fn publish(
         &self,
         transform: &mut dyn Transform,
@@ -92,9 +102,13 @@ impl Context {
         let mut writes = Vec::new();
         let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
         transform.publish(&mut writes);
-        self.journal.as_ref()?;
+        let StateQueue { durable, .. } = self.journal.as_ref()?;
         let number = *commits;
-        *commits += 1;
+        if !writes.is_empty() {
+            *commits += 1;
+        } else if durable.load(Acquire) == number {
+            return None;
+        }
         Some(StateCommit { number, writes, permit: permit.map(Arc::new) })
     }
 }
@@ -386,7 +400,8 @@ impl Processor {
         // Not before: whatever ends the batch in front of the sink leaves no trace in the state.
         batch.state = self.context.publish(&mut *self.transform, of_journal);
         let Context { shape, back, journal, sink, .. } = &self.context;
-        let (shape, back) = (shape.clone(), journal.as_ref().unwrap_or(back).clone());
+        let journal = journal.as_ref().filter(|_| batch.state.is_some());
+        let (shape, back) = (shape.clone(), journal.map_or(back, |journal| &journal.settled).clone());
         let delivery = Delivery { batch, outcome, dead_letters, shape, back, permit };
         sink.deliver(delivery).map_err(|error| Stop(error.to_string()))
     }

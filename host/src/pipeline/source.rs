@@ -72,8 +72,8 @@ impl Host {
             Bench::new(&name, &source, &loaded, metrics.clone(), self.sink.clone());
         if let Some(journal) = journal {
             let started = journal.start(&name, status.clone(), context.back.clone());
-            let (settle, thread) = started.map_err(HostError::Thread)?;
-            context.journal = Some(settle);
+            let (queue, thread) = started.map_err(HostError::Thread)?;
+            context.journal = Some(queue);
             self.workers.push(thread);
         }
         let stack = load::stack(&source.plugins);
