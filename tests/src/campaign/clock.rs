@@ -19,8 +19,9 @@ use crate::host::Host;
 use crate::packages;
 use crate::rivven::Rivven;
 
-/// The last one is the year before the epoch that clocks count from.
-const SECONDS: [i64; 6] = [-3_600, 3_600, -60, 86_400, -30 * 86_400, -58 * 365 * 86_400];
+/// The last one is about where a clock without a battery begins. Not before 1970: a thread of hyper that answers for the first time
+/// then panics over its `Date` header, which costs the connection, and this campaign its look at the metrics.
+const SECONDS: [i64; 6] = [-3_600, 3_600, -60, 86_400, -30 * 86_400, -56 * 365 * 86_400];
 /// Where the clock is in the end: what is logged then shows that it was set.
 const LAST: i64 = -2 * 86_400;
 /// Longer than the library keeps what it has read, so that each setting is in force.
