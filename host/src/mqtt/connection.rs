@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt, ReadBuf};
+use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
@@ -57,6 +58,8 @@ pub(super) struct Connection<'a> {
     /// Reads so far, and how many there were at the last idle tick; `None`: nothing is kept that a tick would give back.
     reads: u64,
     ticked: Option<u64>,
+    /// A worker is gone, and nobody had said why.
+    gone: bool,
 }
 
 enum Turn {
@@ -92,6 +95,7 @@ impl<'a> Connection<'a> {
             read_at: 0,
             reads: 0,
             ticked: None,
+            gone: false,
         })
     }
 
@@ -132,6 +136,11 @@ impl<'a> Connection<'a> {
                 Ok(Turn::Drained) => {
                     self.goodbye().await;
                     return Ok(());
+                }
+                // A worker that stops the source says so before it goes, and the word may be on its way to us.
+                Err(MqttError::WorkersGone) if self.grace.is_none() && !self.gone => {
+                    self.gone = true;
+                    yield_now().await;
                 }
                 Err(error) => {
                     self.complain(&error).await;

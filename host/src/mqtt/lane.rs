@@ -221,7 +221,9 @@ impl Lane {
 
     /// Whether the worker is gone though the lane is open.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> bool {
-        self.closed.as_mut().is_some_and(|closed| closed.as_mut().poll(cx).is_ready())
+        // Asked again after it was true, too, and a future that has ended may not be polled again.
+        let gone = self.sender.as_ref().is_some_and(mpsc::Sender::is_closed);
+        gone || self.closed.as_mut().is_some_and(|closed| closed.as_mut().poll(cx).is_ready())
     }
 }
 

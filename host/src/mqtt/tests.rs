@@ -434,6 +434,23 @@ async fn workers_that_are_gone_end_the_source() {
     assert!(matches!(error, MqttError::WorkersGone), "{error}");
 }
 
+/// A worker says why it stops the source, and ends. The driver may see the end first.
+#[tokio::test]
+async fn a_worker_that_stops_the_source_is_no_worker_that_is_gone() {
+    let (broker, port) = Broker::new().await;
+    let mut running = start_with(port, |_| {});
+    let mut peer = broker.welcome_and_grant(1).await;
+    running.ready().await;
+    // The driver's turn comes before the word that it is to stop: it is woken by the first, and this task waits for one turn.
+    running.pipeline.work.clear();
+    tokio::task::yield_now().await;
+    running.stop.send(true).unwrap();
+    running.pipeline.back = None;
+    assert_eq!(peer.raw().await.unwrap(), [0xe0, 0]);
+    drop(peer);
+    soon(running.result).await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_client_id_that_flaps_is_named() {
     let (broker, port) = Broker::new().await;
