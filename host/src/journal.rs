@@ -237,7 +237,8 @@ struct Order {
     /// How many commits have been taken.
     next: u64,
     writers: BTreeMap<u64, Due>,
-    /// Those that wrote nothing.
+    /// Those that wrote nothing. In boxes they travel.
+    #[allow(clippy::vec_box, reason = "moving a batch into and out of a box would copy it")]
     readers: BTreeMap<u64, Vec<Box<Batch>>>,
 }
 
